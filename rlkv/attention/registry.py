@@ -1,0 +1,89 @@
+"""Our attention functions under their names in the transformers registries.
+
+A model uses one after ``model.set_attn_implementation(NAME)``; its code stays as published. The mask function
+registered under the same name hands every layer the pass's ``SequenceLayout`` in place of a mask tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
+
+from rlkv.attention.layout import SequenceLayout, starts_from_cu_seqlens, starts_from_padding
+from rlkv.attention.mixed import mixed_attention
+from rlkv.errors import UnsupportedError
+
+MIXED = "rlkv_mixed"
+
+
+def layout_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    attention_mask: torch.Tensor | None = None,
+    mask_function: Any = causal_mask_function,
+    *,
+    device: torch.device,
+    **_: Any,
+) -> SequenceLayout:
+    """Build the layout of a pass; called by transformers once a forward pass, before the layers."""
+    starts = None if attention_mask is None else starts_from_padding(attention_mask[:, -kv_length:])
+    # Another mask function means that transformers saw position ids start again within a row.
+    packed = mask_function is not causal_mask_function
+    return SequenceLayout(int(q_length), int(kv_length), starts, device, packed_by_position=packed)
+
+
+def resolve_layout(attention_mask: Any, kwargs: dict[str, Any]) -> SequenceLayout:
+    """The layout of a pass, with its rows cut into packed sequences where the caller says so.
+
+    Raises:
+        UnsupportedError: the caller passed a ready-made 4-D mask.
+    """
+    layout = attention_mask
+    if not isinstance(layout, SequenceLayout):
+        raise UnsupportedError(
+            f"attention mask is a {type(layout).__name__}, expected a 2-D padding mask or none: "
+            "ready-made 4-D masks say nothing of where a sequence starts"
+        )
+    if layout.starts is None and layout.query_length == layout.key_length:
+        layout.starts = _packed_starts(layout, kwargs)
+    return layout
+
+
+def _packed_starts(layout: SequenceLayout, kwargs: dict[str, Any]) -> torch.Tensor | None:
+    cu_seqlens = kwargs.get("cu_seq_lens_q")
+    if cu_seqlens is not None:
+        return starts_from_cu_seqlens(cu_seqlens.to(layout.device), layout.key_length)
+    if layout.packed_by_position:
+        index = torch.arange(layout.key_length, device=layout.device)
+        return (index - kwargs["position_ids"]).int()
+    return None
+
+
+def mixed_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: SequenceLayout,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Mixed attention in the form that transformers calls; gates and window are on ``module``.
+
+    Returns:
+        [B, T, Hq, D] and no attention weights.
+    """
+    layout = resolve_layout(attention_mask, kwargs)
+    out = mixed_attention(query, key, value, module.gate, module.gate_window, scaling, layout)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make the names known to transformers; safe to call again."""
+    AttentionInterface.register(MIXED, mixed_attention_forward)
+    AttentionMaskInterface.register(MIXED, layout_mask)

@@ -1,0 +1,1 @@
+"""The ``rlkv`` command."""

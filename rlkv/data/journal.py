@@ -1,0 +1,90 @@
+"""The journal of a sampling run: what was asked so far, so that a restart continues there.
+
+JSON lines: the run's identity, then a line per problem in the order they were asked, ``null`` where the model
+failed. A line counts once its line break is written; a kill loses at most the batch being solved.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rlkv.data.buckets import Sample
+from rlkv.errors import DataError
+
+Identity = dict[str, Any]
+"""Everything that decides which problems are asked and how they are answered; JSON values."""
+
+
+class Journal:
+    """An open journal; a context manager. The file begins with the first append.
+
+    Attributes:
+        attempts: of earlier runs and this one, in the order asked; None where the model failed.
+
+    Raises:
+        DataError: the file is of a run with another identity, unreadable, or in use by another process.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self.attempts: list[Sample | None] = []
+        self._file = path.open("a+", encoding="utf-8", newline="\n")
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, attempts: Sequence[Sample | None]) -> None:
+        """Store the next attempts on disk."""
+        lines = [None if attempt is None else asdict(attempt) for attempt in attempts]
+        header = [] if self._file.tell() else [{"identity": self.identity}]
+        self._file.write("".join(json.dumps(line) + "\n" for line in [*header, *lines]))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.attempts += attempts
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{self.path}: in use by another process") from error
+
+    def _read(self) -> None:
+        """Read all whole lines; a last one without its line break was cut off by a kill and is dropped."""
+        self._file.seek(0)
+        try:
+            whole, end, _ = self._file.read().rpartition("\n")
+            header, *lines = map(json.loads, whole.split("\n")) if end else ({"identity": self.identity},)
+            found = header["identity"]
+            self.attempts = [None if line is None else Sample(**line) for line in lines]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{self.path}: not a journal of rlkv data: {error}") from error
+        self._compare(found)
+        self._file.truncate(len((whole + end).encode()))
+        self._file.seek(0, os.SEEK_END)
+
+    def _compare(self, found: Identity) -> None:
+        for field, expected in self.identity.items():
+            if found.get(field) != expected:
+                raise DataError(
+                    f"{self.path}: begun with {field} {found.get(field)!r}, now asked for {expected!r}; "
+                    "continue with the former or choose another output folder"
+                )

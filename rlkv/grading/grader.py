@@ -1,0 +1,81 @@
+"""Grade a response: find its final answer, compare it with the right one, say why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlkv.grading.extract import CLOSING_THINK, decide_as_written, final_part, has_box, last_box
+from rlkv.grading.worker import WORKER
+
+TIME_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the grader decided.
+
+    Attributes:
+        correct: the final answer equals the right one.
+        extracted: the final answer as the response wrote it, None if there is none.
+        reason: why, in a few words for a log.
+    """
+
+    correct: bool
+    extracted: str | None
+    reason: str
+
+
+def grade(
+    response: str, answer: str, time_limit_s: float = TIME_LIMIT_S, *, thinking: bool = True
+) -> Verdict:
+    r"""Compare a response's final answer with the right answer.
+
+    Only what stands after the last ``</think>`` counts: its last ``\boxed{...}``, or else what math-verify
+    extracts there. The paper's graders parse the whole response, so that a thought cut off at the token limit
+    can be right by chance; here it has no answer. Equal text and plain integers are decided at once, the rest
+    by math-verify in a process of its own, one answer at a time.
+
+    Args:
+        response: what the model wrote, the chat template's opening ``<think>`` not included.
+        answer: LaTeX or plain text, without a box.
+        time_limit_s: seconds math-verify may take; an answer that takes longer is incorrect.
+        thinking: False for models without thoughts: a response without ``</think>`` is all final answer.
+
+    Raises:
+        RLKVError: math-verify is needed and not installed.
+    """
+    final = final_part(response, thinking)
+    if final is None:
+        return Verdict(False, None, f"no closing {CLOSING_THINK}")
+    box = last_box(final)
+    if box == "" or not final.strip():
+        return Verdict(False, None, "empty answer")
+    if box is None and has_box(final):
+        return Verdict(False, None, "box not closed")
+    found = final if box is None else box
+    same = decide_as_written(answer, found)
+    if same is not None:
+        return Verdict(same, found.strip(), "equal as written" if same else "differs")
+    target = found if box is None else f"\\boxed{{{box}}}"
+    reply = WORKER.ask(f"\\boxed{{{_bare(answer)}}}", target, time_limit_s)
+    extracted = box if box is not None else reply.extracted
+    return Verdict(reply.correct, extracted, reply.reason)
+
+
+def grade_batch(
+    responses: Sequence[str],
+    answers: Sequence[str],
+    time_limit_s: float = TIME_LIMIT_S,
+    *,
+    thinking: bool = True,
+) -> list[Verdict]:
+    """Grade responses against answers of the same positions; see ``grade``."""
+    pairs = zip(responses, answers, strict=True)
+    return [grade(response, answer, time_limit_s, thinking=thinking) for response, answer in pairs]
+
+
+def _bare(answer: str) -> str:
+    """The answer without the dollars and the box that some data sets put around it."""
+    inner = last_box(answer)
+    return answer.strip().strip("$") if inner is None else inner

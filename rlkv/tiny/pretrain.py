@@ -1,0 +1,135 @@
+"""Train the tiny reasoner from scratch on generated problems (scripts/train_tiny-reasoner.sh)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+
+from rlkv.tiny.problems import Problem, generate
+from rlkv.tiny.tokenizer import END_OF_TURN, build_tokenizer
+
+# Level → share of the batches, and the length every sequence is padded to: a batch holds one level, so that
+# its shape is one of four and each is compiled once.
+MIXTURE = {"easy": (0.1, 192), "medium": (0.45, 400), "hard": (0.25, 640), "expert": (0.2, 1024)}
+IGNORED = -100
+
+
+def tiny_config(vocab_size: int, num_layers: int = 8, num_kv_heads: int = 4, intermediate_size: int = 512) -> Qwen3Config:
+    """Shape of the model; head_dim is 64 because FlashInfer has no kernels for less."""
+    return Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2 * num_kv_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
+
+
+class ProblemBatches(IterableDataset):
+    """Endless batches of one level each, with the loss on the solution only.
+
+    Yields dicts of int64 [B, T] ``input_ids`` and ``labels``; B is set so that B * T is ``batch_tokens``.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, batch_tokens: int, seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        seed = self.seed * 1000 + (worker.id if worker else 0)
+        rng = Random(seed)
+        problems = {level: generate(level, "train", seed) for level in MIXTURE}
+        shares = [share for share, _ in MIXTURE.values()]
+        while True:
+            level = rng.choices(list(MIXTURE), weights=shares)[0]
+            length = MIXTURE[level][1]
+            yield self.collate(list(islice(problems[level], self.batch_tokens // length)), length)
+
+    def collate(self, problems: list[Problem], length: int) -> dict[str, torch.Tensor]:
+        """Tokenise and pad on the right to ``length``."""
+        conversations = [[{"role": "user", "content": p.prompt}] for p in problems]
+        prompts = self.tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+        prompt_ids = self.tokenizer(prompts)["input_ids"]
+        solution_ids = self.tokenizer([p.solution + END_OF_TURN for p in problems])["input_ids"]
+        input_ids = torch.full((len(problems), length), self.tokenizer.pad_token_id)
+        labels = torch.full_like(input_ids, IGNORED)
+        for row, (prompt, solution) in enumerate(zip(prompt_ids, solution_ids, strict=True)):
+            end = len(prompt) + len(solution)
+            input_ids[row, :end] = torch.tensor(prompt + solution)
+            labels[row, len(prompt) : end] = torch.tensor(solution)
+        return {"input_ids": input_ids, "labels": labels}
+
+
+class TinyTrainer(Trainer):
+    """Hugging Face's trainer over batches that are already formed."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def pretrain(
+    out: Path,
+    steps: int = 3000,
+    batch_tokens: int = 131_072,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    workers: int = 12,
+    num_layers: int = 8,
+    num_kv_heads: int = 4,
+    intermediate_size: int = 512,
+) -> None:
+    """Train and write the model and its tokenizer to ``out`` (weights in bf16)."""
+    torch.manual_seed(seed)
+    torch.set_float32_matmul_precision("high")
+    tokenizer = build_tokenizer()
+    model = Qwen3ForCausalLM(tiny_config(len(tokenizer), num_layers, num_kv_heads, intermediate_size))
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    cuda = torch.cuda.is_available()
+    if cuda:
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(200, steps // 10),
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=cuda,
+        use_cpu=not cuda,
+        optim="adamw_torch_fused",
+        dataloader_num_workers=workers,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="tensorboard",
+        logging_dir=str(out / "logs"),
+        seed=seed,
+        accelerator_config={"dispatch_batches": False},
+    )
+    TinyTrainer(model, arguments, train_dataset=ProblemBatches(tokenizer, batch_tokens, seed)).train()
+    model.config.use_cache = True
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,1 @@
+"""Gate training: reinforcement learning finds the KV heads that need the whole history."""

@@ -1,0 +1,149 @@
+"""Settings of gate training: one frozen dataclass, whose defaults are the paper's and the CLI's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from rlkv.errors import ConfigError
+from rlkv.window import PAPER_SERVE_WINDOW, PAPER_TRAIN_WINDOW, Window
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field with its default and the line that explains it, on the command line too."""
+    return field(default=default, metadata={"help": text})
+
+
+class Advantage(StrEnum):
+    """How rewards become advantages."""
+
+    GROUP = "group"
+    """Minus the group's mean, over its standard deviation (GRPO, the paper)."""
+    BATCH = "batch"
+    """Minus the batch's mean, over its standard deviation, no group baseline (the authors' code)."""
+
+
+class RewardScope(StrEnum):
+    """Over which responses r̄ is taken."""
+
+    GROUP = "group"
+    """The responses to one prompt (the paper); the weights of all groups are averaged."""
+    MICRO_BATCH = "micro-batch"
+    """The responses of one forward pass (the authors' code)."""
+    BATCH = "batch"
+    """All responses of an optimiser step, over all processes."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Every field but the paths and the logging counts towards the run's identity: a run folder is only ever
+    continued with the settings it was started with.
+    """
+
+    model: str = setting("tiny-reasoner", "Folder, hub id, or name of a shipped model.")
+    data: str = setting("", "Folder written by ``rlkv data``.")
+    out: str = setting("runs/train", "Folder of the run: checkpoints, logs, heads.json.")
+
+    train_window: Window = setting(PAPER_TRAIN_WINDOW, "Window of the streaming part of mixed attention.")
+    serving_window: Window = setting(PAPER_SERVE_WINDOW, "Window recommended to servers.")
+    init_gate: float = setting(1.0, "First value of every gate.")
+
+    steps: int = setting(185, "Optimiser steps (the paper: 2 epochs of 3,000 problems).")
+    prompts_per_step: int = setting(32, "Problems of one step.")
+    group_size: int = setting(4, "Responses to each problem.")
+    micro_batch_size: int = setting(32, "Responses of one forward and backward pass; bounds the memory.")
+    learning_rate: float = setting(0.01, "Constant learning rate of AdamW on the gates.")
+    weight_decay: float = setting(0.0, "AdamW's weight decay on the gates.")
+    max_grad_norm: float = setting(1.0, "Gradient clipping.")
+    clip: float = setting(0.2, "Clip range of the probability ratio.")
+
+    beta: float = setting(1e-3, "Strength of the penalty.")
+    reward_threshold: float = setting(0.5, "Mean reward above which the penalty acts.")
+    reward_scope: RewardScope = setting(RewardScope.GROUP, "Responses over which that mean is taken.")
+    advantage: Advantage = setting(Advantage.GROUP, "Normalisation of the advantages.")
+    reward_scale: float = setting(1.0, "Factor of the reward in the advantages.")
+    reward_bias: float = setting(0.0, "Added to the reward before it is scaled.")
+
+    temperature: float = setting(1.0, "Sampling temperature of the responses.")
+    top_p: float = setting(1.0, "Nucleus sampling.")
+    top_k: int = setting(0, "Top-k sampling; 0 is off.")
+    max_new_tokens: int = setting(8192, "Longest response; a longer one is cut and earns nothing.")
+
+    recommended_sparsity: float = setting(0.5, "Sparsity that heads.json recommends to servers.")
+    dtype: str = setting("auto", "Precision of the frozen weights: auto (as stored), float32 or bfloat16.")
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, a third more compute."
+    )
+    seed: int = setting(0, "Seed of data order and sampling.")
+    save_every: int = setting(10, "Steps between checkpoints.")
+    report_to: tuple[str, ...] = setting(
+        ("tensorboard",), "Where metrics go, as in transformers: tensorboard, wandb, ..."
+    )
+
+    def __post_init__(self) -> None:
+        _require(self, "steps", self.steps >= 1, "at least 1")
+        _require(self, "group_size", self.group_size >= 2, "at least 2: a group needs something to compare")
+        _require(self, "prompts_per_step", self.prompts_per_step >= 1, "at least 1")
+        _require(self, "init_gate", 0 <= self.init_gate <= 1, "within [0, 1]")
+        _require(self, "learning_rate", self.learning_rate > 0, "above 0")
+        _require(self, "beta", self.beta >= 0, "at least 0")
+        _require(self, "recommended_sparsity", 0 <= self.recommended_sparsity <= 1, "within [0, 1]")
+        _require(self, "temperature", self.temperature > 0, "above 0: greedy responses of a group are all alike")
+        _require(self, "max_new_tokens", self.max_new_tokens >= 1, "at least 1")
+        _require(self, "save_every", self.save_every >= 1, "at least 1")
+        _require(self, "dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
+        total = self.responses_per_step
+        _require(
+            self,
+            "micro_batch_size",
+            1 <= self.micro_batch_size <= total and total % self.micro_batch_size == 0,
+            f"a divisor of prompts_per_step * group_size = {total}",
+        )
+
+    @property
+    def responses_per_step(self) -> int:
+        return self.prompts_per_step * self.group_size
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that changes the gates, as plain JSON values."""
+        values = asdict(self)
+        for name in ("out", "save_every", "report_to", "steps"):
+            del values[name]
+        return {name: str(v) if isinstance(v, StrEnum) else v for name, v in values.items()}
+
+
+def _require(config: TrainConfig, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"training: {name} is {getattr(config, name)!r}, expected {expected}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "code": {
+        "weight_decay": 0.017,
+        "clip": 0.4,
+        "reward_scope": RewardScope.MICRO_BATCH,
+        "advantage": Advantage.BATCH,
+        "reward_scale": 10.0,
+        "reward_bias": -0.5,
+    },
+}
+"""The paper's settings and those of the authors' code where they differ. Its decoupled loss and off-policyness
+of 2 only mean something when rollouts run ahead of training, which in this process they never do."""
+
+
+def from_preset(name: str, **changes: Any) -> TrainConfig:
+    """A preset with changes on top.
+
+    Raises:
+        ConfigError: an unknown preset or field.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"training: preset is {name!r}, expected one of {', '.join(PRESETS)}")
+    unknown = changes.keys() - {f.name for f in fields(TrainConfig)}
+    if unknown:
+        raise ConfigError(f"training: unknown setting {sorted(unknown)[0]!r}")
+    return replace(TrainConfig(), **{**PRESETS[name], **changes})

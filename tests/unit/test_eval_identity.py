@@ -1,0 +1,100 @@
+"""A result's identity changes with every setting that changes the result, and with nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rlkv_eval.config import EvalConfig
+from rlkv_eval.identity import digest, identity, model_digest, settings
+
+from rlkv.errors import ConfigError
+from rlkv.generation import HeadSplit
+from rlkv.window import Window
+
+MASK = torch.tensor([[True, False], [False, True]])
+HEADS = HeadSplit(MASK, Window(4, 16))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model", "weights")
+
+
+def write_model(folder: Path, weights: str) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(weights)
+    return folder
+
+
+def hash_of(folder: Path, heads: HeadSplit | None = HEADS, **changed: Any) -> str:
+    config = EvalConfig(out=Path("run"), num_problems=20)
+    return digest(identity(settings(replace(config, **changed), folder, "cpu"), heads))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"level": "hard"},
+        {"split": "validation"},
+        {"seed": 1},
+        {"num_problems": 21},
+        {"temperature": 0.6},
+        {"top_p": 0.95},
+        {"max_new_tokens": 100},
+        {"dtype": "bfloat16"},
+        {"batch_size": 64},
+        {"heads": HeadSplit(~MASK, Window(4, 16))},
+        {"heads": HeadSplit(MASK, Window(4, 17))},
+        {"heads": HeadSplit(MASK, Window(5, 15))},
+        {"heads": None},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_it(model: Path, changed: dict[str, Any]) -> None:
+    assert hash_of(model, **changed) != hash_of(model)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"out": Path("elsewhere")},
+        {"model": "the same files under another name"},
+        {"methods": ("full",)},
+        {"sparsities": (0.1,)},
+        {"random_seeds": 9},
+        {"level": "medium"},  # the default, named
+    ],
+    ids=str,
+)
+def test_nothing_else_does(model: Path, changed: dict[str, Any]) -> None:
+    assert hash_of(model, **changed) == hash_of(model)
+
+
+def test_device_and_packages_change_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EvalConfig(out=Path("run"))
+    plain = settings(config, model, "cpu")
+    assert plain != settings(config, model, "cuda")
+    monkeypatch.setattr("rlkv_eval.identity.package_versions", lambda *names: {"torch": "9"})
+    assert plain != settings(config, model, "cpu")
+
+
+def test_model_digest_follows_the_files(tmp_path: Path) -> None:
+    first, other = write_model(tmp_path / "a", "weights"), write_model(tmp_path / "b", "other weights")
+    same = write_model(tmp_path / "c", "weights")
+    (same / "heads.json").write_text("{}")
+    (same / "README.md").write_text("a model card")
+    assert model_digest(first) == model_digest(same) != model_digest(other)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        model_digest(tmp_path / "empty")
+
+
+def test_the_mask_is_readable(model: Path) -> None:
+    shared = settings(EvalConfig(out=Path("run")), model, "cpu")
+    assert identity(shared, HEADS)["heads"] == ["sF", "Fs"]
+    assert identity(shared, None) == {"settings": shared, "cache": "full"}

@@ -1,0 +1,164 @@
+"""Order of work, figures from answers, run folders put together by several commands, table and picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from rlkv_eval.ablation import as_gates, mean_logprob
+from rlkv_eval.config import EvalConfig
+from rlkv_eval.folder import Entry, Run, create, read_results, read_run, result_path, write_run
+from rlkv_eval.identity import identity
+from rlkv_eval.methods import Step, plan, streaming_heads
+from rlkv_eval.plots import plot_accuracy
+from rlkv_eval.records import Sample, open_journal
+from rlkv_eval.report import grouped, report, table
+from rlkv_eval.results import Result, summarise, with_shares
+
+from rlkv.heads import ModelShape, random_mask
+
+SHAPE = ModelShape("model", None, "qwen3", 3, 2, 4, 16)
+
+
+def sample(index: int, **changed: Any) -> Sample:
+    base = Sample(index, f"id{index}", "text", "7", True, "equal", 10, "stop", False, 1000.0, 50)
+    return replace(base, **changed)
+
+
+def result(method: str, sparsity: float, accuracy: float = 0.5, seed: int | None = None) -> Result:
+    answers = [sample(i, correct=i < accuracy * 20) for i in range(20)]
+    return summarise(Step(method, sparsity, seed), answers, 20, "results/x.jsonl")
+
+
+def test_plan_puts_the_telling_and_cheap_first() -> None:
+    config = EvalConfig(out=Path("run"), sparsities=(0.5, 0.3), random_seeds=2, heads={"duo": "duo.json"})
+    assert [str(step) for step in plan(config)] == [
+        *(
+            "full",
+            "rlkv at 0.3",
+            "rlkv at 0.5",
+            "duo at 0.3",
+            "duo at 0.5",
+            "random-0 at 0.3",
+            "random-0 at 0.5",
+        ),
+        *("ablation at 0.3", "ablation at 0.5", "all-streaming", "random-1 at 0.3", "random-1 at 0.5"),
+    ]
+
+
+def test_streaming_heads_of_methods_without_a_file() -> None:
+    assert streaming_heads(Step("full", 0.0), SHAPE, {}) is None
+    everything = streaming_heads(Step("all-streaming", 1.0), SHAPE, {})
+    assert everything is not None and everything.shape == (3, 2) and everything.all()
+    drawn = streaming_heads(Step("random", 0.5, 4), SHAPE, {})
+    assert drawn is not None and drawn.equal(random_mask(3, 2, 0.5, 4))
+
+
+def test_figures_of_four_answers() -> None:
+    answers = [
+        sample(0, length=10),
+        sample(1, length=20, correct=False),
+        sample(2, length=60, correct=False, finish_reason="length", repetitive=True, extracted=None),
+        sample(3, length=30, kv_bytes=3000.0, cached_tokens=100),
+    ]
+    figures = summarise(Step("rlkv", 0.5), answers, expected=8, file="f")
+    assert (figures.accuracy, figures.mean_length, figures.num_problems) == (0.5, 30, 4)
+    assert (figures.overlong, figures.repetitive, figures.unparsed) == (0.25, 0.25, 0.25)
+    assert figures.kv_bytes == 1500 and figures.kv_bytes_per_token == 6000 / 250
+    assert not figures.finished and figures.kv_share is None
+    assert (figures.low, figures.high) == pytest.approx((0.1500, 0.8500), abs=5e-5)
+
+
+def test_shares_are_of_full() -> None:
+    full, half = result("full", 0.0), replace(result("rlkv", 0.5), kv_bytes_per_token=11.0)
+    assert [r.kv_share for r in with_shares([full, half])] == [1.0, 0.55]
+    assert [r.kv_share for r in with_shares([half])] == [None]
+
+
+def entry(method: str, sparsity: float, heads: str | None = None, seed: int | None = None) -> Entry:
+    return Entry(method, sparsity, seed, f"results/{method}-{sparsity}.jsonl", heads)
+
+
+def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
+    def run(*entries: Entry, window: str = "4+16", n: int = 20) -> list[Entry]:
+        write_run(tmp_path, Run("model", window, {"num_problems": n}, list(entries)))
+        return read_run(tmp_path).entries
+
+    full, low, high = entry("full", 0.0), entry("rlkv", 0.5, "heads/a"), entry("rlkv", 0.7, "heads/a")
+    assert run(full, low) == [full, low]
+    assert run(high) == [high, full, low]
+    assert run(low) == [low, high, full]
+    other = entry("rlkv", 0.5, "heads/b")
+    assert run(other) == [other, full]  # no line of one picture may mix two heads files
+    assert run(full, window="4+32") == [full]
+    assert run(low, window="4+32", n=30) == [low]
+
+
+def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
+    shared = {"num_problems": 10, "task": "tiny", "level": "easy"}
+    create(tmp_path)
+    path = result_path("full", 0.0, identity(shared, None))
+    entries = [Entry("full", 0.0, None, path, None), entry("random", 0.5, seed=0)]
+    write_run(tmp_path, Run("some/model", None, shared, entries))
+    with open_journal(tmp_path / path, identity(shared, None), 4) as journal:
+        journal.append([sample(i) for i in range(4)])
+    text = rendered(report(tmp_path))
+    assert "model, tiny/easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
+    assert {"summary.json", "accuracy.png"} <= {file.name for file in tmp_path.iterdir()}
+    assert [r.num_problems for r in read_results(tmp_path, read_run(tmp_path))] == [4]
+
+
+def rendered(what: Any) -> str:
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+MANY = [
+    *(result("random", 0.5, accuracy, seed) for seed, accuracy in enumerate((0.1, 0.2, 0.6))),
+    *(
+        result("all-streaming", 1.0, 0.0),
+        result("ablation", 0.7),
+        result("rlkv", 0.7),
+        result("full", 0.0, 1.0),
+    ),
+    *(result("rlkv", 0.5, 0.9), result("ablation", 0.5)),
+]
+
+
+def test_table_groups_draws_and_sorts() -> None:
+    order = [("full", 0.0), ("rlkv", 0.5), ("rlkv", 0.7), ("ablation", 0.5), ("ablation", 0.7)]
+    assert list(grouped(MANY)) == [*order, ("random", 0.5), ("all-streaming", 1.0)]
+    text = rendered(table(MANY, "title"))
+    assert "30.0%  3 draws 10.0% to 60.0%" in text
+    assert "90.0%          [69.9%, 97.2%]" in text
+
+
+@pytest.mark.parametrize("results", [MANY, MANY[:1], [MANY[6]], [MANY[3]]], ids=len)
+def test_picture_of_any_set_of_methods(tmp_path: Path, results: list[Result]) -> None:
+    plot_accuracy(results, "title", tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_gates_keep_the_order_of_the_falls() -> None:
+    falls = torch.tensor([[3.0, -0.1, 0.0], [0.0, 0.002, 0.001]], dtype=torch.float64)
+    assert as_gates(falls).tolist() == pytest.approx([[1.0, 0.0, 0.2], [0.4, 0.8, 0.6]])
+
+
+def test_mean_logprob_counts_labelled_tokens_only() -> None:
+    class Fixed(torch.nn.Module):
+        """Gives the token 1 three quarters, whatever came before."""
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            logits = torch.tensor([0.25, 0.75]).log().expand(*input_ids.shape, 2)
+            return type("Output", (), {"logits": logits})
+
+    first = torch.tensor([[0, 0, 1, 0]]), torch.tensor([[-100, -100, 1, 0]])
+    second = torch.tensor([[1, 1, 1, 0]]), torch.tensor([[-100, 1, -100, -100]])
+    expected = (2 * torch.tensor(0.75).log() + torch.tensor(0.25).log()) / 3
+    assert mean_logprob(Fixed(), [first, second]) == pytest.approx(float(expected))  # type: ignore[arg-type]
