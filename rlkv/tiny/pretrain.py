@@ -20,15 +20,15 @@ MIXTURE = {"easy": (0.1, 192), "medium": (0.45, 400), "hard": (0.25, 640), "expe
 IGNORED = -100
 
 
-def tiny_config(vocab_size: int, num_layers: int = 8, num_kv_heads: int = 4, intermediate_size: int = 512) -> Qwen3Config:
+def tiny_config(vocab_size: int) -> Qwen3Config:
     """Shape of the model; head_dim is 64 because FlashInfer has no kernels for less."""
     return Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=256,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2 * num_kv_heads,
-        num_key_value_heads=num_kv_heads,
+        intermediate_size=384,
+        num_hidden_layers=8,
+        num_attention_heads=12,
+        num_key_value_heads=6,
         head_dim=64,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
@@ -89,20 +89,17 @@ class TinyTrainer(Trainer):
 
 def pretrain(
     out: Path,
-    steps: int = 3000,
+    steps: int = 2600,
     batch_tokens: int = 131_072,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     seed: int = 0,
     workers: int = 12,
-    num_layers: int = 8,
-    num_kv_heads: int = 4,
-    intermediate_size: int = 512,
 ) -> None:
     """Train and write the model and its tokenizer to ``out`` (weights in bf16)."""
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
     tokenizer = build_tokenizer()
-    model = Qwen3ForCausalLM(tiny_config(len(tokenizer), num_layers, num_kv_heads, intermediate_size))
+    model = Qwen3ForCausalLM(tiny_config(len(tokenizer)))
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     cuda = torch.cuda.is_available()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,27 @@ def test_resumes_at_a_batch_wherever_a_kill_cut(tmp_path: Path, cut: int) -> Non
     assert path.read_bytes() == data
 
 
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes; the kernel then stops a write short, as on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+FULL_DISK = r"a\.jsonl: cannot write: .* \(earlier results stay as they were\)$"
+
+
 def test_a_full_disk_leaves_earlier_answers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     fill(path, 4)
     before = path.read_bytes()
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_journal(path, IDENTITY, 4) as journal:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, old[1]))
-        try:
-            with pytest.raises(
-                DataError, match=r"a\.jsonl: cannot write: .* \(earlier results stay"
-            ) as caught:
-                journal.append(samples(4, 8))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        with disk_with_room_for(len(before) + 100), pytest.raises(DataError, match=FULL_DISK) as caught:
+            journal.append(samples(4, 8))
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == before
         journal.append(samples(4, 8))  # there is room again
@@ -73,9 +82,14 @@ def test_a_full_disk_leaves_earlier_answers(tmp_path: Path) -> None:
 
 def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.symlink_to("/dev/full")
-    with pytest.raises(DataError, match="No space left on device"), open_journal(path, IDENTITY, 4):
+    with (
+        disk_with_room_for(10),
+        pytest.raises(DataError, match=FULL_DISK),
+        open_journal(path, IDENTITY, 4),
+    ):
         pass
+    fill(path, 4)
+    assert read_journal(path)[1] == samples(0, 4)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

@@ -84,12 +84,15 @@ def entry(method: str, sparsity: float, heads: str | None = None, seed: int | No
 
 
 def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
-    def run(*entries: Entry, window: str = "4+16", n: int = 20) -> list[Entry]:
+    def run(*entries: Entry, window: str | None = "4+16", n: int = 20) -> list[Entry]:
         write_run(tmp_path, Run("model", window, {"num_problems": n}, list(entries)))
         return read_run(tmp_path).entries
 
     full, low, high = entry("full", 0.0), entry("rlkv", 0.5, "heads/a"), entry("rlkv", 0.7, "heads/a")
-    assert run(full, low) == [full, low]
+    assert run(full, window=None) == [full]
+    assert run(low) == [low, full]
+    assert run(full, window=None) == [full, low]
+    assert read_run(tmp_path).window == "4+16"
     assert run(high) == [high, full, low]
     assert run(low) == [low, high, full]
     other = entry("rlkv", 0.5, "heads/b")
@@ -147,7 +150,7 @@ def test_picture_of_any_set_of_methods(tmp_path: Path, results: list[Result]) ->
 
 def test_ablation_gates_keep_the_order_of_the_falls() -> None:
     falls = torch.tensor([[3.0, -0.1, 0.0], [0.0, 0.002, 0.001]], dtype=torch.float64)
-    assert as_gates(falls).tolist() == pytest.approx([[1.0, 0.0, 0.2], [0.4, 0.8, 0.6]])
+    assert as_gates(falls).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2, 0.4, 0.8, 0.6])
 
 
 def test_mean_logprob_counts_labelled_tokens_only() -> None:

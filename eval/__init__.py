@@ -1,0 +1,1 @@
+"""Evaluation: what a model still solves when KV heads stream, measured alike for every method."""

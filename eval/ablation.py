@@ -1,0 +1,161 @@
+"""Single-head ablation, the baseline ranking that needs no training.
+
+A head matters as much as the model's mean log-probability of its own right solutions falls when that head
+alone streams. The ranking is a heads file like any other; the run folder keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name in every PyTorch code)
+from transformers import PreTrainedModel
+
+from rlkv.attention import attach_gates, write_gates
+from rlkv.errors import DataError
+from rlkv.grading import grade_batch
+from rlkv.heads import HeadsFile, ModelShape, Provenance
+from rlkv.window import Window
+
+from .config import ABLATION, EvalConfig
+from .engine import Engine
+from .folder import kept_heads
+from .progress import Watcher
+from .tasks import get_task
+
+IGNORED = -100
+"""Label of a token that does not count."""
+
+SHARED = ("model", "task", "level", "seed", "max_new_tokens", "dtype", "device", "batch_size", "packages")
+"""Settings of the comparison that the ranking depends on."""
+
+Solution = tuple[list[int], list[int]]
+"""Token ids of a prompt and of the model's right answer."""
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""int64 [B, T] token ids and labels; ``IGNORED`` labels do not count."""
+
+
+def ablation_heads(
+    config: EvalConfig, engine: Engine, window: Window, settings: dict[str, Any], watcher: Watcher
+) -> HeadsFile:
+    """The ranking of the comparison's model, as the run folder has it or made now.
+
+    Raises:
+        DataError: the model solves none of the validation problems.
+    """
+    recipe = {name: settings[name] for name in SHARED}
+    recipe |= {"method": ABLATION, "problems": config.ablation_problems, "window": str(window)}
+    for kept in map(HeadsFile.read, kept_heads(config.out, ABLATION)):
+        if kept.provenance.recipe == recipe:
+            return kept
+    solutions = right_solutions(config, engine)
+    batches = [
+        _collate(solutions[begin : begin + config.batch_size], engine.tokenizer.pad_token_id, engine.device)
+        for begin in range(0, len(solutions), config.batch_size)
+    ]
+    falls = logprob_falls(engine.model, batches, window, watcher)
+    return HeadsFile(
+        model=ModelShape.from_config(engine.model_config, model_id=config.model),
+        gates=tuple(map(tuple, as_gates(falls).tolist())),
+        training_window=window,
+        serving_window=window,
+        recommended_sparsity=0.5,
+        provenance=Provenance(
+            recipe=recipe,
+            data=f"{config.task}/{config.problem_level}, {len(solutions)} solutions",
+            steps=None,
+            seed=config.seed,
+            packages=settings["packages"],
+        ),
+    )
+
+
+def right_solutions(config: EvalConfig, engine: Engine) -> list[Solution]:
+    """The model's own right greedy answers to validation problems, with their prompts.
+
+    Raises:
+        DataError: there are none.
+    """
+    task, level = get_task(config.task), config.problem_level
+    examples = task.examples(level, "validation", config.seed, config.ablation_problems)
+    batches = engine.answer([example.prompt for example in examples], split=None, greedy=True)
+    completions = [completion for batch in batches for completion in batch]
+    verdicts = grade_batch([c.text for c in completions], [example.answer for example in examples])
+    solved = [
+        (engine.prompt_ids(example.prompt), list(completion.token_ids))
+        for example, completion, verdict in zip(examples, completions, verdicts, strict=True)
+        if verdict.correct
+    ]
+    if not solved:
+        raise DataError(
+            f"ablation: {config.model} solves 0 of {len(examples)} validation problems of "
+            f"{config.task}/{level}, expected at least 1 to rank its heads by"
+        )
+    return solved
+
+
+def logprob_falls(
+    model: PreTrainedModel, batches: Sequence[Batch], window: Window, watcher: Watcher
+) -> torch.Tensor:
+    """Fall of the mean log-probability when one head alone streams, head by head.
+
+    Args:
+        model: left in mixed attention, with gates attached.
+        batches: solutions, padded on the right.
+        window: of the head that streams.
+        watcher: told of each head.
+
+    Returns:
+        float64 [num_layers, num_kv_heads] in nats per token, below 0 where the solutions got likelier.
+    """
+    gates = attach_gates(model, window)
+    num_layers, num_kv_heads = len(gates), len(gates[0])
+    watcher.ranking(num_layers * num_kv_heads)
+    intact = mean_logprob(model, batches)
+    falls = torch.empty(num_layers, num_kv_heads, dtype=torch.float64)
+    for layer in range(num_layers):
+        for head in range(num_kv_heads):
+            values = torch.ones(num_layers, num_kv_heads)
+            values[layer, head] = 0.0
+            write_gates(model, values)
+            falls[layer, head] = intact - mean_logprob(model, batches)
+            watcher.ranked(1)
+    return falls
+
+
+@torch.inference_mode()
+def mean_logprob(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Mean log-probability of all labelled tokens, in nats."""
+    total, count = 0.0, 0
+    for input_ids, labels in batches:
+        logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+        targets = labels[:, 1:]
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+        total -= float(losses.double().sum())
+        count += int((targets != IGNORED).sum())
+    return total / count
+
+
+def as_gates(falls: torch.Tensor) -> torch.Tensor:
+    """Falls [num_layers, num_kv_heads] as gates: the share of the other heads that rank lower.
+
+    A few heads fall by nats and most by thousandths, which a gate in [0, 1] could not tell apart.
+    """
+    gates = torch.empty(falls.numel(), dtype=falls.dtype)
+    gates[falls.flatten().argsort(stable=True)] = torch.linspace(0, 1, falls.numel(), dtype=falls.dtype)
+    return gates.view_as(falls)
+
+
+def _collate(solutions: Sequence[Solution], pad: int, device: str) -> Batch:
+    """Pad on the right, where a causal model needs no mask."""
+    length = max(len(prompt) + len(answer) for prompt, answer in solutions)
+    input_ids = torch.full((len(solutions), length), pad)
+    labels = torch.full_like(input_ids, IGNORED)
+    for row, (prompt, answer) in enumerate(solutions):
+        end = len(prompt) + len(answer)
+        input_ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    return input_ids.to(device), labels.to(device)

@@ -1,0 +1,169 @@
+"""The run folder: which results belong to the comparison that it shows.
+
+::
+
+    run.json                    settings and the list of results
+    results/NAME-HASH.jsonl     answers of one method at one sparsity
+    heads/NAME-HASH.json        heads files that took part, as they were
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlkv import atomic
+from rlkv.errors import DataError
+from rlkv.heads import HeadsFile
+
+from .identity import digest
+from .methods import Step
+from .records import read_journal
+from .results import Result, summarise, with_shares
+
+RUN_FILE = "run.json"
+HASH_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result of a run; paths are relative to the run folder.
+
+    Attributes:
+        method: name of the method.
+        sparsity: fraction of KV heads that stream.
+        seed: of the draw, None for every method but random.
+        file: answers.
+        heads: heads file behind the mask, None where there is none.
+    """
+
+    method: str
+    sparsity: float
+    seed: int | None
+    file: str
+    heads: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A comparison.
+
+    Attributes:
+        model: name that the user gave.
+        window: of streaming heads, as ``S+W``, None where nothing streams.
+        settings: what all results share (``identity.settings``).
+        entries: the results, in the order of work.
+    """
+
+    model: str
+    window: str | None
+    settings: dict[str, Any]
+    entries: list[Entry]
+
+
+def create(folder: Path) -> None:
+    """Make a run folder, or keep the one there is.
+
+    Raises:
+        DataError: the folder cannot be made.
+    """
+    try:
+        for part in ("results", "heads"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
+
+
+def result_path(name: str, sparsity: float, identity: dict[str, Any]) -> str:
+    """File of a result, relative to the run folder."""
+    return f"results/{name}-{sparsity:g}-{digest(identity)[:HASH_LENGTH]}.jsonl"
+
+
+def keep_heads(folder: Path, name: str, heads: HeadsFile) -> str:
+    """Copy a heads file into the run folder; returns its path there, the same for the same gates."""
+    relative = f"heads/{name}-{digest(heads.to_json())[:HASH_LENGTH]}.json"
+    if not (folder / relative).exists():
+        heads.write(folder / relative)
+    return relative
+
+
+def kept_heads(folder: Path, name: str) -> list[Path]:
+    """The heads files of that name that a run folder has."""
+    return sorted((folder / "heads").glob(f"{name}-{'[0-9a-f]' * HASH_LENGTH}.json"))
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Make ``run`` the comparison of the folder, together with what an earlier run of the same settings adds.
+
+    So one comparison can be put together by several commands.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    kept, window = [], run.window
+    if (folder / RUN_FILE).exists():
+        old = read_run(folder)
+        # Full answers have no window: they go with any.
+        same_window = None in (old.window, run.window) or old.window == run.window
+        if old.settings == run.settings and same_window:
+            kept = [entry for entry in old.entries if not _replaced(entry, run.entries)]
+            window = run.window or old.window
+    merged = asdict(Run(run.model, window, run.settings, [*run.entries, *kept]))
+    write_text(folder / RUN_FILE, json.dumps(merged, indent=1) + "\n")
+
+
+def _replaced(old: Entry, entries: list[Entry]) -> bool:
+    """Whether a run answers the same again, or with other heads under the same name."""
+    same_method = [entry for entry in entries if entry.method == old.method]
+    return any(
+        (entry.sparsity, entry.seed) == (old.sparsity, old.seed) or entry.heads != old.heads
+        for entry in same_method
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """The comparison of a run folder.
+
+    Raises:
+        DataError: the folder holds none, or a damaged one.
+    """
+    path = folder / RUN_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        entries = [Entry(**entry) for entry in data.pop("entries")]
+        return Run(**data, entries=entries)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot read: {reason}; expected a folder of rlkv eval run") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); delete it and run again, answers are kept") from error
+
+
+def read_results(folder: Path, run: Run) -> list[Result]:
+    """The figures of all results that have begun, with KV shares where full is among them."""
+    results = []
+    for entry in run.entries:
+        if not (folder / entry.file).exists():
+            continue
+        _, samples = read_journal(folder / entry.file)
+        if samples:
+            expected = run.settings["num_problems"]
+            results.append(
+                summarise(Step(entry.method, entry.sparsity, entry.seed), samples, expected, entry.file)
+            )
+    return with_shares(results)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        atomic.write_text(path, text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot write: {reason} (an old file stays as it was)") from error

@@ -1,0 +1,100 @@
+"""What makes two results the same: every setting that changes them, and nothing else.
+
+A result's file is named after the hash of its identity and begins with it, so a changed window, model or
+option can never meet an old result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlkv.errors import ConfigError
+from rlkv.generation import HeadSplit
+from rlkv.heads import package_versions
+
+from .config import EvalConfig
+from .tasks import get_task
+
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+"""Files that decide what a model answers. Not its heads files: their masks have a place of their own."""
+
+PACKAGES = ("rlkv", "torch", "transformers", "math-verify")
+
+
+def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, Any]:
+    """What all methods of a comparison share, as JSON values.
+
+    Args:
+        config: of the comparison.
+        model_folder: where the model's files are.
+        device: ``cpu`` or ``cuda``.
+    """
+    return {
+        "model": model_digest(model_folder),
+        "task": config.task,
+        "level": config.problem_level,
+        "split": config.split,
+        "seed": config.seed,
+        "num_problems": config.num_problems,
+        "max_new_tokens": config.token_limit,
+        "repetition": asdict(get_task(config.task).repetition),
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "dtype": config.dtype,
+        "device": device,
+        "batch_size": config.batch_size,
+        "packages": package_versions(*PACKAGES),
+    }
+
+
+def identity(shared: dict[str, Any], split: HeadSplit | None) -> dict[str, Any]:
+    """The identity of one method at one sparsity: the mask itself counts, not the name it goes by.
+
+    Args:
+        shared: from ``settings``.
+        split: the heads that stream, None for the stock cache.
+    """
+    if split is None:
+        return {"settings": shared, "cache": "full"}
+    rows = ["".join("s" if streams else "F" for streams in row) for row in split.streaming.tolist()]
+    return {"settings": shared, "cache": "hybrid", "window": str(split.window), "heads": rows}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of JSON values in their one canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def model_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of the files in ``MODEL_FILES``.
+
+    Raises:
+        ConfigError: the folder holds no model.
+    """
+    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    if not any(path.name == "config.json" for path in paths):
+        raise ConfigError(f"{folder}: holds no config.json, expected the folder of a model")
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,123 @@
+"""Accuracy against sparsity, a line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rlkv.errors import DataError
+
+from .config import ABLATION, ALL_STREAMING, FULL, RANDOM, RLKV
+from .results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, FAINT = "#33373d", "#d9dce1"
+
+COLOURS = {FULL: INK, RLKV: "#0072b2", ABLATION: "#d55e00", RANDOM: "#009e73", ALL_STREAMING: "#cc79a7"}
+OTHER_COLOURS = ("#e69f00", "#56b4e9", "#7f5539", "#6a51a3")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, and two dark tones beyond it."""
+
+MARKERS = {RLKV: "o", ABLATION: "s", RANDOM: "^", ALL_STREAMING: "D"}
+
+LABEL_ROOM = 0.24
+"""Room to the right of the last point for its label, as a share of the points' span."""
+
+LABEL_GAP = 0.052
+"""Least vertical distance of two labels, as a share of the axis."""
+
+
+def plot_accuracy(results: Sequence[Result], title: str, path: Path) -> None:
+    """Draw the comparison into a PNG file.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # here: half a second that only this function needs
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    _prepare(axes, results, title)
+    methods = list(dict.fromkeys(result.method for result in results if result.method != FULL))
+    spare = iter(OTHER_COLOURS * len(methods))
+    labels = []
+    for method in methods:
+        colour = COLOURS.get(method) or next(spare)
+        own = sorted((r for r in results if r.method == method), key=lambda r: r.sparsity)
+        height = _draw_draws(axes, own, colour) if method == RANDOM else _draw_line(axes, own, colour)
+        labels.append((height, own[-1].sparsity, method, colour))
+    for result in results:
+        if result.method == FULL:
+            _draw_full(axes, result)
+    _label(axes, labels)
+    try:
+        figure.savefig(path, dpi=200)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _prepare(axes: Axes, results: Sequence[Result], title: str) -> None:
+    sparsities = sorted({result.sparsity for result in results if result.method != FULL}) or [0.0, 1.0]
+    span = max(sparsities[-1] - sparsities[0], 0.1)
+    axes.set_xlim(sparsities[0] - 0.05 * span, sparsities[-1] + LABEL_ROOM * span)
+    axes.set_xticks(sparsities, [f"{sparsity:g}" for sparsity in sparsities])
+    axes.set_ylim(-0.02, 1.06)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20%", "40%", "60%", "80%", "100%"])
+    axes.set_xlabel("sparsity (share of KV heads that stream)", color=INK)
+    axes.set_ylabel("accuracy, 95% interval", color=INK)
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_full(axes: Axes, full: Result) -> None:
+    """The reference across the picture, named at its left end, where no other label is."""
+    axes.axhline(full.accuracy, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1.5)
+    axes.axhspan(full.low, full.high, color=INK, alpha=0.1, linewidth=0)
+    axes.annotate(
+        f"full {full.accuracy:.1%}",
+        (0.0, full.accuracy),
+        xycoords=("axes fraction", "data"),
+        xytext=(2, 4),
+        textcoords="offset points",
+        fontsize=9,
+        color=INK,
+        va="bottom",
+    )
+
+
+def _draw_line(axes: Axes, results: list[Result], colour: str) -> float:
+    """One line with error bars; returns the height of its last point."""
+    x, y = [r.sparsity for r in results], [r.accuracy for r in results]
+    errors = [[r.accuracy - r.low for r in results], [r.high - r.accuracy for r in results]]
+    style: Any = {"color": colour, "marker": MARKERS.get(results[0].method, "v"), "markersize": 5}
+    axes.errorbar(x, y, yerr=errors, linewidth=1.8, elinewidth=1.1, capsize=2.5, **style)
+    return y[-1]
+
+
+def _draw_draws(axes: Axes, results: list[Result], colour: str) -> float:
+    """A line through the mean of the draws, each draw a faint dot; returns the height of its last point."""
+    groups: dict[float, list[float]] = {}
+    for result in results:
+        groups.setdefault(result.sparsity, []).append(result.accuracy)
+    x, y = [r.sparsity for r in results], [r.accuracy for r in results]
+    axes.scatter(x, y, color=colour, alpha=0.35, s=14, linewidth=0)
+    means = [fmean(group) for group in groups.values()]
+    axes.plot(list(groups), means, color=colour, marker=MARKERS[RANDOM], markersize=5, linewidth=1.8)
+    return means[-1]
+
+
+def _label(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Write each method's name to the right of its last point, apart where they would overlap."""
+    taken: dict[float, float] = {}
+    for height, sparsity, method, colour in sorted(labels):
+        place = max(height, taken.get(sparsity, -1.0) + LABEL_GAP)
+        taken[sparsity] = place
+        text = "random (mean of dots)" if method == RANDOM else method
+        style: Any = {"color": colour, "fontsize": 9, "va": "center"}
+        axes.annotate(text, (sparsity, place), xytext=(9, 0), textcoords="offset points", **style)

@@ -1,0 +1,111 @@
+"""How a comparison tells what it is doing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from .methods import Step
+from .results import Result
+
+
+class Watcher(Protocol):
+    """What a comparison calls as it goes."""
+
+    def planned(self, steps: int, problems: int) -> None:
+        """Work begins: ``steps`` results of ``problems`` answers each."""
+
+    def started(self, step: Step, done: int) -> None:
+        """A step begins, of which ``done`` answers are there already."""
+
+    def advanced(self, answers: int) -> None:
+        """So many more answers of the step."""
+
+    def finished(self, result: Result) -> None:
+        """A step is complete."""
+
+    def ranking(self, heads: int) -> None:
+        """Ablation begins to rank so many heads."""
+
+    def ranked(self, heads: int) -> None:
+        """So many more heads are ranked."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def planned(self, steps: int, problems: int) -> None: ...
+    def started(self, step: Step, done: int) -> None: ...
+    def advanced(self, answers: int) -> None: ...
+    def finished(self, result: Result) -> None: ...
+    def ranking(self, heads: int) -> None: ...
+    def ranked(self, heads: int) -> None: ...
+
+
+class Terminal:
+    """Two progress bars, the comparison and its current step, and a line for each finished step."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            console=console,
+        )
+        self._problems = 0
+        self._skipped = 0
+        self._all = self._progress.add_task("comparison", total=None, unit="answers", start=False)
+        self._step: TaskID | None = None
+
+    def __enter__(self) -> Terminal:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def planned(self, steps: int, problems: int) -> None:
+        self._problems = problems
+        self._progress.update(self._all, total=steps * problems)
+        self._progress.start_task(self._all)
+
+    def started(self, step: Step, done: int) -> None:
+        self._begin(str(step), self._problems, "answers", done)
+        # Answers of an earlier run leave the total, or the time left would count on their speed.
+        task = self._progress.tasks[0]
+        self._progress.update(self._all, total=(task.total or 0) - done)
+
+    def advanced(self, answers: int) -> None:
+        self._advance(answers)
+        self._progress.advance(self._all, answers)
+
+    def finished(self, result: Result) -> None:
+        name = Step(result.method, result.sparsity, result.seed)
+        self._progress.console.print(
+            f"{name!s:<22} accuracy {result.accuracy:6.1%} [{result.low:.1%}, {result.high:.1%}]"
+            f"  length {result.mean_length:.0f}",
+            highlight=False,
+            markup=False,
+        )
+
+    def ranking(self, heads: int) -> None:
+        self._begin("ranking by ablation", heads, "heads", 0)
+
+    def ranked(self, heads: int) -> None:
+        self._advance(heads)
+
+    def _begin(self, description: str, total: int, unit: str, done: int) -> None:
+        if self._step is not None:
+            self._progress.remove_task(self._step)
+        self._step = self._progress.add_task(description, total=total, completed=done, unit=unit)
+
+    def _advance(self, steps: int) -> None:
+        if self._step is not None:
+            self._progress.advance(self._step, steps)

@@ -1,0 +1,167 @@
+"""Results on disk: a header line with the identity, then a line per answer, appended a batch at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rlkv.errors import DataError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One graded answer.
+
+    Attributes:
+        index: position of the problem in the run.
+        id: the problem's own.
+        text: the model's answer.
+        extracted: what the grader took for the answer, None where it found none.
+        correct: the verdict.
+        reason: why, in the grader's words.
+        length: new tokens, the end-of-sequence token included.
+        finish_reason: ``stop``, or ``length`` at the token limit.
+        repetitive: by the task's definition.
+        kv_bytes: bytes of keys and values that its batch's cache held at the end, divided by the batch size.
+        cached_tokens: tokens that each sequence of that cache stood for, padding included.
+    """
+
+    index: int
+    id: str
+    text: str
+    extracted: str | None
+    correct: bool
+    reason: str
+    length: int
+    finish_reason: str
+    repetitive: bool
+    kv_bytes: float
+    cached_tokens: int
+
+
+class Journal:
+    """The file of one method at one sparsity, open for appending; made by ``open_journal``.
+
+    Attributes:
+        samples: all that the file holds, in the problems' order.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, samples: list[Sample]) -> None:
+        self.path = path
+        self.samples = samples
+        self._file = file
+
+    def append(self, batch: Sequence[Sample]) -> None:
+        """Bring a batch to disk, whole or not at all.
+
+        Raises:
+            DataError: the disk is full or fails; what the file held before is still there.
+        """
+        _write_lines(self.path, self._file, [asdict(sample) for sample in batch])
+        self.samples.extend(batch)
+
+
+@contextmanager
+def open_journal(path: Path, identity: dict[str, Any], batch_size: int) -> Iterator[Journal]:
+    """Open a result file to go on where it ends, or begin it.
+
+    A line that a kill cut off is dropped. So is a batch that is not whole: cache bytes and sampling belong
+    to a batch, so it is answered again as a whole.
+
+    Args:
+        path: of the file.
+        identity: of the result; the file must have begun with the same.
+        batch_size: answers that are appended at a time.
+
+    Raises:
+        DataError: the file holds another result, is damaged, is in use, or cannot be written.
+    """
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    with file:
+        _lock(path, file)
+        lines = file.read().split(b"\n")[:-1]  # what follows the last line break was cut off by a kill
+        if not lines:
+            file.truncate(0)
+            file.seek(0)
+            _write_lines(path, file, [{"identity": identity}])
+            yield Journal(path, file, [])
+            return
+        header, samples = _parse(path, lines)
+        if header != identity:
+            raise DataError(f"{path}: holds the result of other settings, expected those of its name")
+        if len(samples) < identity["settings"]["num_problems"]:
+            samples = samples[: len(samples) // batch_size * batch_size]
+        end = sum(len(line) + 1 for line in lines[: 1 + len(samples)])
+        if file.seek(0, os.SEEK_END) != end:  # a finished file is left untouched
+            file.truncate(end)
+            file.seek(end)
+        yield Journal(path, file, samples)
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """Identity and answers of a result file; a cut-off last line does not count.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    if not lines:
+        raise DataError(f"{path}: is empty, expected a header line")
+    return _parse(path, lines)
+
+
+def _parse(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], list[Sample]]:
+    try:
+        header = json.loads(lines[0])["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: line 1 is no header, expected the identity of the result") from error
+    return header, [_sample(path, number, line) for number, line in enumerate(lines[1:])]
+
+
+def _sample(path: Path, index: int, line: bytes) -> Sample:
+    try:
+        sample = Sample(**json.loads(line.decode()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: line {index + 2} is no answer ({error}); delete the file") from error
+    if sample.index != index:
+        found = f"line {index + 2} answers problem {sample.index}, expected {index}"
+        raise DataError(f"{path}: {found}; delete the file")
+    return sample
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    """Two runs that append to one file would spoil it; the lock goes with the process."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DataError(f"{path}: another run is writing it, expected one run a folder at a time") from error
+
+
+def _write_lines(path: Path, file: BinaryIO, rows: list[dict[str, Any]]) -> None:
+    """Append at the file's position; on failure cut back to where it was."""
+    start = file.tell()
+    data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    try:
+        while data:  # unbuffered writes may stop short, as they do when the disk fills up
+            data = data[file.write(data) :]
+        os.fsync(file.fileno())
+    except OSError as error:
+        file.truncate(start)
+        file.seek(start)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot write: {error.strerror or error} (earlier results stay as they were)")

@@ -1,0 +1,86 @@
+"""Results: what the answers of one method at one sparsity come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from .config import FULL
+from .methods import Step
+from .metrics import wilson_interval
+from .records import Sample
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one method at one sparsity.
+
+    Attributes:
+        method: name of the method.
+        sparsity: fraction of KV heads that stream.
+        seed: of the draw, None for every method but random.
+        num_problems: answered so far.
+        finished: whether that is all of them.
+        accuracy: share of right answers.
+        low: lower bound of the accuracy's 95% interval (Wilson).
+        high: upper bound.
+        mean_length: tokens of an answer.
+        overlong: share of answers cut off at the token limit.
+        repetitive: share of answers that the task calls repetitive.
+        unparsed: share of answers in which the grader found nothing to compare.
+        kv_bytes: mean bytes of KV that an answer held at its end, measured from the cache's tensors.
+        kv_bytes_per_token: the same, per token that the cache stood for.
+        kv_share: ``kv_bytes_per_token`` in terms of full's, None without full. Per token, because a method
+            whose answers run away holds more bytes for more tokens.
+        file: of the answers, relative to the run folder.
+    """
+
+    method: str
+    sparsity: float
+    seed: int | None
+    num_problems: int
+    finished: bool
+    accuracy: float
+    low: float
+    high: float
+    mean_length: float
+    overlong: float
+    repetitive: float
+    unparsed: float
+    kv_bytes: float
+    kv_bytes_per_token: float
+    kv_share: float | None
+    file: str
+
+
+def summarise(step: Step, samples: Sequence[Sample], expected: int, file: str) -> Result:
+    """The figures of at least one answer, out of ``expected`` ones."""
+    correct = sum(sample.correct for sample in samples)
+    low, high = wilson_interval(correct, len(samples))
+    return Result(
+        method=step.method,
+        sparsity=step.sparsity,
+        seed=step.seed,
+        num_problems=len(samples),
+        finished=len(samples) == expected,
+        accuracy=correct / len(samples),
+        low=low,
+        high=high,
+        mean_length=fmean(sample.length for sample in samples),
+        overlong=fmean(sample.finish_reason == "length" for sample in samples),
+        repetitive=fmean(sample.repetitive for sample in samples),
+        unparsed=fmean(sample.extracted is None for sample in samples),
+        kv_bytes=fmean(sample.kv_bytes for sample in samples),
+        kv_bytes_per_token=sum(s.kv_bytes for s in samples) / sum(s.cached_tokens for s in samples),
+        kv_share=None,
+        file=file,
+    )
+
+
+def with_shares(results: Sequence[Result]) -> list[Result]:
+    """The same results with ``kv_share`` filled in, where full is among them."""
+    full = next((result.kv_bytes_per_token for result in results if result.method == FULL), None)
+    if full is None:
+        return list(results)
+    return [replace(result, kv_share=result.kv_bytes_per_token / full) for result in results]

@@ -1,0 +1,77 @@
+"""What a task is: problems with answers, a token limit, and how the degenerate answers are told.
+
+A new task is one file in this folder: a subclass of ``Task`` under ``@register("name")``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlkv.errors import ConfigError
+
+from ..metrics import PAPER_REPETITION, Repetition
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem.
+
+    Attributes:
+        id: the same in every run, on every machine.
+        prompt: the user's message, before the model's chat template.
+        answer: what the grader compares with.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+
+
+class Task(ABC):
+    """A set of graded problems.
+
+    Attributes:
+        levels: parts that are reported on their own (a difficulty, a subject, a context length).
+        default_level: the part meant where none is named.
+        splits: disjoint sets of problems; ``test`` is reported, ``validation`` is for choosing heads.
+        repetition: which answers count as repetitive.
+    """
+
+    levels: ClassVar[tuple[str, ...]]
+    default_level: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("test", "validation")
+    repetition: ClassVar[Repetition] = PAPER_REPETITION
+
+    @abstractmethod
+    def examples(self, level: str, split: str, seed: int, count: int) -> list[Example]:
+        """The first ``count`` problems; the same arguments always give the same ones."""
+
+    @abstractmethod
+    def max_new_tokens(self, level: str) -> int:
+        """Tokens after which an answer counts as overlong."""
+
+    def check(self, level: str, split: str) -> None:
+        """Refuse a level or split that the task lacks.
+
+        Raises:
+            ConfigError: which one, and those there are.
+        """
+        for kind, name, known in (("level", level, self.levels), ("split", split, self.splits)):
+            if name not in known:
+                raise ConfigError(f"{kind} is {name!r}, expected one of {', '.join(known)}")
+
+
+REGISTERED: dict[str, type[Task]] = {}
+
+
+def register(name: str) -> Callable[[type[Task]], type[Task]]:
+    """Make a task known under ``name``."""
+
+    def add(task: type[Task]) -> type[Task]:
+        REGISTERED[name] = task
+        return task
+
+    return add

@@ -1,0 +1,37 @@
+"""The tiny reasoner's own task: find the definitions that matter, then evaluate them."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from typing import ClassVar
+
+from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS, Problem, generate
+
+from ..metrics import Repetition
+from .base import Example, Task, register
+
+MAX_NEW_TOKENS = {"easy": 160, "medium": 352, "hard": 560, "expert": 960}
+"""About 1.6 times the longest right solution of each level (97, 223, 349 and 601 tokens)."""
+
+
+@register("tiny")
+class TinyTask(Task):
+    """Generated problems; every seed gives other ones, and no two splits share one."""
+
+    levels: ClassVar = tuple(LEVELS)
+    default_level: ClassVar = DEFAULT_LEVEL
+    # The paper's definition scaled to answers of 160 to 960 tokens: right solutions have 18 or more distinct
+    # tokens in any 100 in a row (28 at their end), a loop over one or two of their lines at most 15.
+    repetition: ClassVar = Repetition(window=100, distinct=16)
+
+    def examples(self, level: str, split: str, seed: int, count: int) -> list[Example]:
+        return [_example(problem) for problem in islice(generate(level, split, seed), count)]
+
+    def max_new_tokens(self, level: str) -> int:
+        return MAX_NEW_TOKENS[level]
+
+
+def _example(problem: Problem) -> Example:
+    digest = hashlib.sha256(problem.prompt.encode()).hexdigest()
+    return Example(digest[:12], problem.prompt, problem.answer)
