@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (its name in every PyTorch code)
+import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from rlkv.attention import attach_gates, write_gates

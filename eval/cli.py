@@ -23,7 +23,7 @@ TABLE_WIDTH = 110
 
 
 @app.command()
-def run(  # noqa: PLR0917 (typer reads the options from the signature)
+def run(
     out: Annotated[Path, typer.Option(help="Run folder; a run that was stopped goes on there.")],
     model: Annotated[str, typer.Option(help="Shipped model, folder, or name on the hub.")] = EvalConfig.model,
     task: Annotated[str, typer.Option(help=f"One of {', '.join(task_names())}.")] = EvalConfig.task,

@@ -14,7 +14,7 @@ its content out of the window, so the result equals the mask's (``rlkv.window``)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -48,11 +48,17 @@ class HybridCache(Cache):
     """
 
     def __init__(self, streaming: torch.Tensor, window: Window) -> None:
-        super().__init__(layers=[HybridLayer(row, window) for row in streaming])
+        if streaming.ndim != 2 or streaming.dtype != torch.bool:
+            raise UnsupportedError(
+                f"hybrid cache: the mask is {streaming.dtype} {list(streaming.shape)}, expected torch.bool "
+                "[num_layers, num_kv_heads]"
+            )
+        self.hybrid_layers = [HybridLayer(row, window, len(streaming)) for row in streaming]
+        super().__init__(layers=list(self.hybrid_layers))
 
     def nbytes(self) -> int:
         """Bytes of keys and values that the cache holds on its device."""
-        return sum(layer.nbytes() for layer in self.layers)
+        return sum(layer.nbytes() for layer in self.hybrid_layers)
 
 
 @dataclass
@@ -77,10 +83,13 @@ class HybridLayer(CacheLayerMixin):
     """
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
-    def __init__(self, streaming: torch.Tensor, window: Window) -> None:
+    def __init__(self, streaming: torch.Tensor, window: Window, num_layers: int) -> None:
         super().__init__()
         self.window = window
+        self.num_layers = num_layers
         self.num_kv_heads = len(streaming)
         self.full_heads = (~streaming).nonzero().flatten()
         self.streaming_heads = streaming.nonzero().flatten()
@@ -90,7 +99,7 @@ class HybridLayer(CacheLayerMixin):
         batch, num_kv_heads, _, head_dim = key_states.shape
         if num_kv_heads != self.num_kv_heads:
             raise UnsupportedError(
-                f"hybrid cache: the model has {num_kv_heads} KV heads, the mask was made for {self.num_kv_heads}"
+                f"hybrid cache: the model has {num_kv_heads} KV heads, the mask is for {self.num_kv_heads}"
             )
         self.dtype, self.device = key_states.dtype, key_states.device
         self.full_heads = self.full_heads.to(self.device)
@@ -111,7 +120,12 @@ class HybridLayer(CacheLayerMixin):
         return new, new
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, layout: SequenceLayout
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        layout: SequenceLayout,
     ) -> torch.Tensor:
         """Store the new tokens and attend to what each head kept.
 
@@ -132,12 +146,19 @@ class HybridLayer(CacheLayerMixin):
             (self.streaming_heads, self._attend_streaming),
         ):
             if len(heads):
-                part = attend(grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads], scaling, layout)
+                part = attend(
+                    grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads], scaling, layout
+                )
                 out[:, heads] = part.unflatten(1, (len(heads), group))
         return out.flatten(1, 2)
 
     def _attend_full(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, layout: SequenceLayout
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        layout: SequenceLayout,
     ) -> torch.Tensor:
         self.keys, self.values = (
             _append(buffer, self.length, new) for buffer, new in ((self.keys, key), (self.values, value))
@@ -147,7 +168,12 @@ class HybridLayer(CacheLayerMixin):
         return grouped_attention(query, keys, values, mask, scaling)
 
     def _attend_streaming(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, layout: SequenceLayout
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        layout: SequenceLayout,
     ) -> torch.Tensor:
         num_new = key.shape[2]
         positions = layout.positions[:, -num_new:].expand(len(key), -1)
@@ -193,6 +219,9 @@ class HybridLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
+        """Let go of everything; the next pass may have a batch of another size."""
+        if self.is_initialized:
+            self._map_batch(lambda tensor: tensor.new_empty(0))
         self.is_initialized = False
         self.length = 0
 
@@ -217,7 +246,7 @@ class HybridLayer(CacheLayerMixin):
 
 
 def _append(buffer: torch.Tensor, length: int, new: torch.Tensor) -> torch.Tensor:
-    """Put ``new`` [B, H, n, D] at the end of the ``length`` tokens that ``buffer`` then holds, growing it if full."""
+    """Write ``new`` [B, H, n, D] so that ``buffer`` holds ``length`` tokens; a full buffer grows."""
     if length > buffer.shape[2]:
         capacity = -(-length // GROWTH) * GROWTH
         grown = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
@@ -243,7 +272,18 @@ def hybrid_attention_forward(
         [B, T, Hq, D] and no attention weights.
     """
     if not isinstance(key, NewTokens):
-        raise UnsupportedError("hybrid attention: no HybridCache given, expected past_key_values=HybridCache(...)")
+        raise UnsupportedError(
+            "hybrid attention: no HybridCache given, expected past_key_values=HybridCache(...)"
+        )
+    num_layers = cast(Any, module.config).num_hidden_layers
+    if key.layer.num_layers != num_layers:
+        raise UnsupportedError(
+            f"hybrid cache: the model has {num_layers} layers, the mask is for {key.layer.num_layers}"
+        )
+    if kwargs.get("cu_seq_lens_q") is not None:
+        raise UnsupportedError(
+            "hybrid cache: found packed sequences (cu_seq_lens_q), expected one sequence a row"
+        )
     out = key.layer.attend(query, key.key, key.value, scaling, resolve_layout(attention_mask, kwargs))
     return out.transpose(1, 2).contiguous(), None
 

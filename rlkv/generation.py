@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ class Completion:
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
     """The text a model sees for a user's message, with the assistant's turn opened."""
     message = [{"role": "user", "content": problem}]
-    return tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    return cast(str, tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
 
 
 @torch.inference_mode()
@@ -73,13 +74,18 @@ def generate_batched(
     Yields:
         The completions of one batch.
     """
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature:
+        # transformers keeps only the 50 likeliest tokens unless told otherwise.
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     for begin in range(0, len(prompts), batch_size):
         texts = list(prompts[begin : begin + batch_size])
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        inputs = tokenizer(
+            texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
         inputs = inputs.to(model.device)
         cache: Cache = DynamicCache() if split is None else HybridCache(split.streaming, split.window)
-        tokens = model.generate(
+        tokens = cast(Any, model).generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             past_key_values=cache,
@@ -97,7 +103,7 @@ def cache_bytes(cache: Cache) -> int:
     """Bytes of keys and values in a full or hybrid cache, counted from its tensors."""
     if isinstance(cache, HybridCache):
         return cache.nbytes()
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return sum(cast(Any, layer).keys.nbytes + cast(Any, layer).values.nbytes for layer in cache.layers)
 
 
 def _stop_ids(model: PreTrainedModel) -> list[int]:
@@ -110,5 +116,5 @@ def _completion(
 ) -> Completion:
     end = next((i + 1 for i, token in enumerate(ids) if token in stops), None)
     kept = tuple(ids if end is None else ids[:end])
-    text = tokenizer.decode(kept, skip_special_tokens=True)
+    text = cast(str, tokenizer.decode(list(kept), skip_special_tokens=True))
     return Completion(index, text, kept, "length" if end is None else "stop", kv_bytes)

@@ -8,12 +8,12 @@ layers all attend fully (Llama, Qwen2, Qwen3, ...). The gates are ordinary param
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from rlkv.attention import registry
 from rlkv.errors import DataError, UnsupportedError
@@ -27,7 +27,7 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
         UnsupportedError: the model has layers with a window of their own, or attention of another kind.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(config, "layer_types", None) or [_kind_of_all_layers(config)])
     if kinds != {"full_attention"}:
         raise UnsupportedError(
             f"{config.model_type}: layer types are {', '.join(sorted(kinds))}, expected full_attention only: "
@@ -39,7 +39,12 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
             f"{config.model_type}: found {len(found)} attention modules with a k_proj, expected one for each "
             f"of {config.num_hidden_layers} layers"
         )
-    return sorted(found, key=lambda module: module.layer_idx)
+    return sorted(found, key=lambda module: cast(int, module.layer_idx))
+
+
+def _kind_of_all_layers(config: PretrainedConfig) -> str:
+    """Layer type of a model whose config lists none; Mistral's has one window for all layers instead."""
+    return "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
 
 
 def attach_gates(model: PreTrainedModel, window: Window, init: float = 1.0) -> list[nn.Parameter]:
@@ -63,14 +68,14 @@ def attach_gates(model: PreTrainedModel, window: Window, init: float = 1.0) -> l
     for module in modules:
         device = next(module.parameters()).device
         module.gate = nn.Parameter(torch.full((num_kv_heads,), float(init), device=device))
-        module.gate_window = window
+        module.gate_window = cast(Any, window)
     model.set_attn_implementation(registry.MIXED)
     return gate_parameters(model)
 
 
 def gate_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """The gates in layer order; fails on a model without them."""
-    return [module.gate for module in attention_modules(model)]
+    return [cast(nn.Parameter, module.gate) for module in attention_modules(model)]
 
 
 def read_gates(model: PreTrainedModel) -> torch.Tensor:
@@ -121,7 +126,14 @@ def load_gates(model: PreTrainedModel, path: Path) -> None:
     """
     stored, own = load_file(path), _named_gates(model)
     if stored.keys() != own.keys():
-        raise DataError(f"{path}: holds {len(stored)} gates, expected {len(own)} named like {next(iter(own))}")
+        raise DataError(
+            f"{path}: holds {len(stored)} gates, expected {len(own)} named like {next(iter(own))}"
+        )
+    for name, gate in own.items():
+        if stored[name].shape != gate.shape:
+            raise DataError(
+                f"{path}: {name} has shape {list(stored[name].shape)}, expected {list(gate.shape)}"
+            )
     write_gates(model, torch.stack([stored[name] for name in own]))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from rlkv.errors import UnsupportedError
 from rlkv.window import Window
 
 PADDING = -1
@@ -41,10 +42,32 @@ def starts_from_cu_seqlens(cu_seqlens: torch.Tensor, num_tokens: int) -> torch.T
 
     Returns:
         int32 [1, T].
+
+    Raises:
+        UnsupportedError: the sequences are longer than the row, as when they run over several rows.
     """
+    if int(cu_seqlens[-1]) > num_tokens:
+        raise UnsupportedError(
+            f"packed sequences: cu_seq_lens_q ends at {int(cu_seqlens[-1])}, expected at most {num_tokens}, "
+            "the tokens of the one row that holds them all"
+        )
     index = torch.arange(num_tokens, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
     sequence = torch.searchsorted(cu_seqlens, index, right=True) - 1
     return cu_seqlens[sequence].int().unsqueeze(0)
+
+
+def starts_from_position_ids(position_ids: torch.Tensor) -> torch.Tensor:
+    """Starts of rows of packed sequences that only their position ids tell apart.
+
+    Args:
+        position_ids: [B, T]; a sequence begins wherever they do not go up by one.
+
+    Returns:
+        int32 [B, T].
+    """
+    index = torch.arange(position_ids.shape[1], device=position_ids.device)
+    begins = torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1
+    return torch.where(begins, index, 0).cummax(dim=-1).values.int()
 
 
 class SequenceLayout:

@@ -43,8 +43,11 @@ def mixed_attention(
         # Imported here because it needs Triton, which CPU installations lack.
         from rlkv.attention.fast import mixed_attention_fast
 
-        return mixed_attention_fast(query, key, value, gates, window, scaling, layout.starts)
-    full = grouped_attention(query, key, value, None if layout.is_plain_causal else layout.full_mask(), scaling)
+        starts = None if layout.starts is None else layout.starts.expand(query.shape[0], -1)
+        return mixed_attention_fast(query, key, value, gates, window, scaling, starts)
+    full = grouped_attention(
+        query, key, value, None if layout.is_plain_causal else layout.full_mask(), scaling
+    )
     streaming = grouped_attention(query, key, value, layout.window_mask(window), scaling)
     return _mix(full, streaming, gates)
 
@@ -97,6 +100,6 @@ def mixed_attention_reference(
 
 
 def _mix(full: torch.Tensor, streaming: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-    """Interpolate [B, Hq, T, D] tensors by the gate of each head's group, in at least the gates' precision."""
+    """Interpolate [B, Hq, T, D] tensors by the gate of each head's group, in float32 or better."""
     gate = gates.repeat_interleave(full.shape[1] // gates.shape[0]).view(1, -1, 1, 1)
     return (gate * full + (1 - gate) * streaming).to(full.dtype)

@@ -6,15 +6,21 @@ registered under the same name hands every layer the pass's ``SequenceLayout`` i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
-from rlkv.attention.layout import SequenceLayout, starts_from_cu_seqlens, starts_from_padding
+from rlkv.attention.layout import (
+    SequenceLayout,
+    starts_from_cu_seqlens,
+    starts_from_padding,
+    starts_from_position_ids,
+)
 from rlkv.attention.mixed import mixed_attention
 from rlkv.errors import UnsupportedError
+from rlkv.window import Window
 
 MIXED = "rlkv_mixed"
 
@@ -58,8 +64,7 @@ def _packed_starts(layout: SequenceLayout, kwargs: dict[str, Any]) -> torch.Tens
     if cu_seqlens is not None:
         return starts_from_cu_seqlens(cu_seqlens.to(layout.device), layout.key_length)
     if layout.packed_by_position:
-        index = torch.arange(layout.key_length, device=layout.device)
-        return (index - kwargs["position_ids"]).int()
+        return starts_from_position_ids(kwargs["position_ids"])
     return None
 
 
@@ -79,7 +84,8 @@ def mixed_attention_forward(
         [B, T, Hq, D] and no attention weights.
     """
     layout = resolve_layout(attention_mask, kwargs)
-    out = mixed_attention(query, key, value, module.gate, module.gate_window, scaling, layout)
+    gate, window = cast(torch.Tensor, module.gate), cast(Window, module.gate_window)
+    out = mixed_attention(query, key, value, gate, window, scaling, layout)
     return out.transpose(1, 2).contiguous(), None
 
 

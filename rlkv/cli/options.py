@@ -13,7 +13,9 @@ import typer
 from rlkv.window import Window
 
 
-def with_options_of(config: type, skip: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options_of(
+    config: type, skip: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a typer command one option for each field of a dataclass.
 
     An option that is not given arrives as None, so that a preset can tell it from a default; the help shows

@@ -31,18 +31,16 @@ def ranking(gates: GatesLike) -> list[tuple[int, int]]:
 
 
 def num_streaming(sparsity: float, num_heads: int) -> int:
-    """How many of ``num_heads`` heads stream: ``sparsity * num_heads``, halves rounded up.
+    """How many of ``num_heads`` heads stream: ``round(sparsity * num_heads)``.
 
-    Python's own ``round`` takes halves to the even neighbour, so that 0.5 of 5 heads would be 2 and 0.5
-    of 7 would be 4. The product is first rounded to nine decimals, because 0.145 * 100 is
-    14.499999999999998 in floating point and still means a half.
+    Python's ``round`` takes exact halves to the even neighbour.
 
     Raises:
         ConfigError: a sparsity outside [0, 1], or NaN.
     """
     if not 0 <= sparsity <= 1:
         raise ConfigError(f"sparsity is {sparsity}, expected a number in [0, 1]")
-    return math.floor(round(sparsity * num_heads, 9) + 0.5)
+    return round(sparsity * num_heads)
 
 
 def streaming_mask(gates: GatesLike, sparsity: float) -> torch.Tensor:

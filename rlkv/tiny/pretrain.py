@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -61,7 +63,9 @@ class ProblemBatches(IterableDataset):
     def collate(self, problems: list[Problem], length: int) -> dict[str, torch.Tensor]:
         """Tokenise and pad on the right to ``length``."""
         conversations = [[{"role": "user", "content": p.prompt}] for p in problems]
-        prompts = self.tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+        prompts = self.tokenizer.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=False
+        )
         prompt_ids = self.tokenizer(prompts)["input_ids"]
         solution_ids = self.tokenizer([p.solution + END_OF_TURN for p in problems])["input_ids"]
         input_ids = torch.full((len(problems), length), self.tokenizer.pad_token_id)
@@ -79,7 +83,7 @@ class TinyTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return DataLoader(
-            self.train_dataset,
+            cast(IterableDataset, self.train_dataset),
             batch_size=None,
             num_workers=workers,
             prefetch_factor=8 if workers else None,
@@ -89,11 +93,10 @@ class TinyTrainer(Trainer):
 
 def pretrain(
     out: Path,
-    steps: int = 2600,
-    batch_tokens: int = 131_072,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    workers: int = 12,
+    steps: int,
+    batch_tokens: int,
+    seed: int,
+    workers: int,
 ) -> None:
     """Train and write the model and its tokenizer to ``out`` (weights in bf16)."""
     torch.manual_seed(seed)
@@ -109,7 +112,7 @@ def pretrain(
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=steps,
-        learning_rate=learning_rate,
+        learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=min(200, steps // 10),
         weight_decay=0.1,
@@ -128,5 +131,25 @@ def pretrain(
     )
     TinyTrainer(model, arguments, train_dataset=ProblemBatches(tokenizer, batch_tokens, seed)).train()
     model.config.use_cache = True
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def main() -> None:
+    """Command line of ``scripts/train_tiny-reasoner.sh``."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps (default: %(default)s)")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=131_072, help="tokens a step (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and problems (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=12, help="processes that make problems (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    pretrain(**vars(arguments))
+
+
+if __name__ == "__main__":
+    main()

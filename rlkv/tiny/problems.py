@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from rlkv.errors import ConfigError
 from rlkv.tiny.words import NAMES
+from rlkv.window import Window
 
 MODULUS = 10
 OPERATIONS = ("+", "-", "*")
@@ -26,10 +27,13 @@ TWO_NAMES_SHARE = 0.25
 
 DEFAULT_LEVEL = "medium"
 
+TINY_WINDOW = Window(4, 28)
+"""Window of the tiny reasoner's streaming heads: a tenth of a medium problem, between two and three lines."""
+
 
 @dataclass(frozen=True)
 class Level:
-    """Difficulty: how many definitions are listed, and how many of them the answer needs (inclusive range)."""
+    """Difficulty: definitions listed, and the range of how many of them the answer needs."""
 
     num_definitions: int
     chain: tuple[int, int]
@@ -64,8 +68,7 @@ class Definition:
 
     def evaluate(self, values: dict[str, int]) -> tuple[str, int]:
         """The expression with numbers put in, and its value modulo 10."""
-        left = values.get(self.left, None)
-        left = int(self.left) if left is None else left
+        left = values[self.left] if self.left in values else int(self.left)
         if self.operation is None or self.right is None:
             return str(left), left
         right = values[self.right] if self.right in values else int(self.right)
@@ -108,8 +111,14 @@ class Problem:
             steps = f" = {numbers} = {result}" if definition.operation else ""
             evaluate.append(f"- {definition}{steps}")
         return "\n".join(
-            ["Find the definitions that matter:", *find, "Evaluate from the end:", *evaluate]
-            + ["</think>", f"The answer is \\boxed{{{self.answer}}}."]
+            [
+                "Find the definitions that matter:",
+                *find,
+                "Evaluate from the end:",
+                *evaluate,
+                "</think>",
+                f"The answer is \\boxed{{{self.answer}}}.",
+            ]
         )
 
     @property

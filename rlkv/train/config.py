@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from rlkv.errors import ConfigError
+from rlkv.tiny.problems import TINY_WINDOW
 from rlkv.window import PAPER_SERVE_WINDOW, PAPER_TRAIN_WINDOW, Window
 
 
@@ -91,7 +92,9 @@ class TrainConfig:
         _require(self, "learning_rate", self.learning_rate > 0, "above 0")
         _require(self, "beta", self.beta >= 0, "at least 0")
         _require(self, "recommended_sparsity", 0 <= self.recommended_sparsity <= 1, "within [0, 1]")
-        _require(self, "temperature", self.temperature > 0, "above 0: greedy responses of a group are all alike")
+        _require(
+            self, "temperature", self.temperature > 0, "above 0: greedy responses of a group are all alike"
+        )
         _require(self, "max_new_tokens", self.max_new_tokens >= 1, "at least 1")
         _require(self, "save_every", self.save_every >= 1, "at least 1")
         _require(self, "dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
@@ -130,9 +133,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reward_scale": 10.0,
         "reward_bias": -0.5,
     },
+    "tiny": {
+        "train_window": TINY_WINDOW,
+        "serving_window": TINY_WINDOW,
+        "init_gate": 0.8,
+        "steps": 150,
+        "prompts_per_step": 16,
+        "group_size": 8,
+        "micro_batch_size": 128,
+        "learning_rate": 0.02,
+        "beta": 0.01,
+        "max_new_tokens": 256,
+        "dtype": "float32",
+    },
 }
-"""The paper's settings and those of the authors' code where they differ. Its decoupled loss and off-policyness
-of 2 only mean something when rollouts run ahead of training, which in this process they never do."""
+PRESETS["demo"] = PRESETS["tiny"] | {
+    "init_gate": 0.7,
+    "steps": 40,
+    "prompts_per_step": 8,
+    "group_size": 4,
+    "micro_batch_size": 32,
+    "learning_rate": 0.05,
+    "beta": 0.03,
+    "max_new_tokens": 112,
+}
+"""``paper``, and ``code`` for the authors' code where it differs (its decoupled loss and off-policyness of 2
+only mean something when rollouts run ahead of training, which in this process they never do); ``tiny`` made
+the gates that ship with the tiny reasoner; ``demo`` is the same in minutes on a CPU, on short problems."""
 
 
 def from_preset(name: str, **changes: Any) -> TrainConfig:

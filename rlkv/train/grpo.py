@@ -24,7 +24,7 @@ from rlkv.train.penalty import l1_norm, penalty_weight, scoped_mean_rewards
 GATES_FILE = "gates.safetensors"
 
 
-def answer_reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+def answer_reward(completions: list[Any], answer: list[str], **_: Any) -> list[float | None]:
     """1 for a response whose final answer is right, else 0; the name and arguments are TRL's."""
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [float(verdict.correct) for verdict in grade_batch(texts, answer)]
@@ -117,7 +117,9 @@ class GateTrainer(GRPOTrainer):
         if config.reward_scope is RewardScope.MICRO_BATCH:
             output["mean_reward"] = rewards[local]
         else:
-            output["mean_reward"] = scoped_mean_rewards(rewards, config.reward_scope, config.group_size)[local]
+            output["mean_reward"] = scoped_mean_rewards(rewards, config.reward_scope, config.group_size)[
+                local
+            ]
         return output
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -139,7 +141,7 @@ class GateTrainer(GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the gates alone: the model is frozen and has its own folder."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.gate_config.out)
         folder.mkdir(parents=True, exist_ok=True)
         save_gates(self.accelerator.unwrap_model(self.model), folder / GATES_FILE)
 

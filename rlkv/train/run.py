@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rlkv import atomic
 from rlkv.attention.gates import attach_gates, read_gates
 from rlkv.data import load_training_data
 from rlkv.errors import DataError
-from rlkv import atomic
 from rlkv.heads import HeadsFile, ModelShape, Provenance, package_versions
 from rlkv.models import resolve_model
 from rlkv.train.config import TrainConfig
@@ -80,7 +80,7 @@ class HeadsWriter(TrainerCallback):
         path = Path(config.out) / "heads.json"
         HeadsFile(
             model=ModelShape.from_config(self.model.config, model_id=config.model, revision=None),
-            gates=read_gates(self.model).tolist(),
+            gates=tuple(map(tuple, read_gates(self.model).tolist())),
             training_window=config.train_window,
             serving_window=config.serving_window,
             recommended_sparsity=config.recommended_sparsity,

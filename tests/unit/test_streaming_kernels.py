@@ -96,7 +96,9 @@ def test_kernels_match_the_reference() -> None:
     pytest.importorskip("triton")
     root = Path(__file__).parents[2]
     env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, __file__], env=env, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__], check=False, env=env, cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The whole idea in minutes, on a CPU: find the heads of the tiny reasoner by reinforcement learning, then
+# compare them with other ways to choose heads. Stopped half-way? The same command goes on where it was.
+#
+#   scripts/demo.sh [FOLDER]        # default: runs/demo
+set -euo pipefail
+out=${1:-runs/demo}
+mkdir -p "$out"
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
+
+say "1/3  Training data: problems that the model solves itself"
+show rlkv data tiny-reasoner --source tiny --levels easy --buckets 90:0-60,110:60-80,120:80-100 \
+  --batch-size 64 --out "$out/data"
+
+say "2/3  Reinforcement learning on the gates: reward right answers, push every gate down"
+show rlkv train --preset demo --data "$out/data" --out "$out/train"
+cp "$out/train/heads.json" "$out/heads.json"
+
+say "3/3  The same problems with a smaller KV cache: these heads against others"
+show rlkv eval run --out "$out" --level easy --n 100 --sparsities 0.3,0.5,0.7 --random-seeds 3 \
+  --ablation-problems 16 --heads "rlkv=$out/heads.json" --batch-size 100
+
+say "Done. Look at $out/accuracy.png and $out/heads.png"
