@@ -1,0 +1,141 @@
+"""The ``--rlkv-*`` flags: declared, read, checked against the model's config, and carried to the schedulers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rlkv.errors import ConfigError, RLKVError
+from rlkv.window import Window
+
+if TYPE_CHECKING:
+    from rlkv.heads import HeadsFile
+
+    from .settings import Settings
+
+ATTRIBUTE = "_rlkv"
+"""Attribute of SGLang's ``ServerArgs`` that carries the settings; it survives pickling into other processes."""
+
+
+def settings_of(server_args: Any) -> Settings | None:
+    """The settings that a server was started with, None for a stock one."""
+    settings: Settings | None = getattr(server_args, ATTRIBUTE, None)
+    return settings
+
+
+def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
+    """Declare the flags (after ``ServerArgs.add_cli_args``)."""
+    group = parser.add_argument_group("rlkv", "Per-head hybrid KV cache.")
+    group.add_argument(
+        "--rlkv-heads", metavar="FILE", help="Heads file: a path, or the name of one shipped with rlkv."
+    )
+    group.add_argument(
+        "--rlkv-sparsity",
+        type=float,
+        help="Fraction of KV heads that stream. Default: the file's recommendation.",
+    )
+    group.add_argument(
+        "--rlkv-sink-size", type=int, help="First tokens that streaming heads keep. Default: the file's."
+    )
+    group.add_argument(
+        "--rlkv-recent-size", type=int, help="Recent tokens that streaming heads keep. Default: the file's."
+    )
+    group.add_argument(
+        "--rlkv-request-tokens",
+        type=int,
+        help="Tokens that a running request holds, prompt and answer so far; splits the memory between the two "
+        "pools. Default: 2048, or the context length if that is less.",
+    )
+
+
+def read_flags(original: Callable[..., Any], cls: type, namespace: argparse.Namespace) -> Any:
+    """Read and check the flags (around ``ServerArgs.from_cli_args``); a bad one ends the process in one line."""
+    given = {
+        name: value
+        for name, value in vars(namespace).items()
+        if name.startswith("rlkv_") and value is not None
+    }
+    try:
+        if "rlkv_heads" not in given:
+            if given:
+                flag = "--" + next(iter(given)).replace("_", "-")
+                raise ConfigError(f"{flag}: given without --rlkv-heads, expected both")
+            return original(cls, namespace)
+        return _read(original, cls, namespace)
+    except RLKVError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace) -> Any:
+    from rlkv.heads import HeadsFile, resolve
+
+    from . import refusals
+    from .version import check_version
+
+    check_version()
+    path = resolve(namespace.rlkv_heads)
+    heads = HeadsFile.read(path)
+    _window(namespace, heads)  # a bad size is refused before the model's config is looked for
+    refusals.check_flags(namespace)
+    _choose_backends(namespace)
+    server_args = original(cls, namespace)
+    refusals.check_resolved(server_args)
+    model_config = server_args.get_model_config()
+    refusals.check_model(model_config)
+    heads.check_model(model_config.hf_config, path)
+    settings = _settings(namespace, heads, str(path), model_config.context_len)
+    # Not a declared field, so SGLang's guard against late changes of the configuration does not apply.
+    object.__setattr__(server_args, ATTRIBUTE, settings)
+    return server_args
+
+
+def _choose_backends(namespace: argparse.Namespace) -> None:
+    """Name our prefix cache, and the attention backend that ours stands in for on the CPU."""
+    from .attention_torch import REPLACED
+    from .plugin import BACKEND
+
+    if namespace.radix_cache_backend not in (None, BACKEND):
+        raise ConfigError(
+            f"--radix-cache-backend: found {namespace.radix_cache_backend!r}, expected none with --rlkv-heads"
+        )
+    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        if getattr(namespace, name) not in (None, REPLACED):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag}: found {getattr(namespace, name)!r}, expected none or {REPLACED!r}")
+    namespace.radix_cache_backend = BACKEND
+    namespace.attention_backend = REPLACED
+
+
+def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, context_length: int) -> Settings:
+    from rlkv.heads import streaming_mask
+
+    from .settings import REQUEST_TOKENS, Settings
+
+    sparsity = heads.recommended_sparsity if namespace.rlkv_sparsity is None else namespace.rlkv_sparsity
+    request_tokens = namespace.rlkv_request_tokens
+    if request_tokens is None:
+        request_tokens = min(REQUEST_TOKENS, context_length)
+    if not 1 <= request_tokens <= context_length:
+        raise ConfigError(
+            f"--rlkv-request-tokens: found {request_tokens}, expected 1 to {context_length}, the context length"
+        )
+    mask = streaming_mask(heads.gates, sparsity).tolist()
+    return Settings(
+        heads_file=path,
+        model_id=heads.model.model_id,
+        sparsity=sparsity,
+        window=_window(namespace, heads),
+        streaming=tuple(tuple(row) for row in mask),
+        request_tokens=request_tokens,
+    )
+
+
+def _window(namespace: argparse.Namespace, heads: HeadsFile) -> Window:
+    sink, recent = namespace.rlkv_sink_size, namespace.rlkv_recent_size
+    default = heads.serving_window
+    return Window(
+        default.sink_size if sink is None else sink, default.recent_size if recent is None else recent
+    )

@@ -1,0 +1,75 @@
+"""Put every hook in place in a scheduler process, or end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .settings import Settings
+
+
+class Hook(NamedTuple):
+    """One function of SGLang and what is put before, around or after it; LEDGER.md says why."""
+
+    target: str
+    kind: str
+    function: Callable[..., Any]
+
+
+def hooks() -> list[Hook]:
+    """All hooks of the hybrid cache; the imports wait until a server asks for it."""
+    from . import metrics, model_config, pool, server_info, sinks, sizing
+
+    cache, managers = "sglang.srt.mem_cache", "sglang.srt.managers"
+    checker = f"{managers}.scheduler_components.invariant_checker.SchedulerInvariantChecker"
+    collector = "sglang.srt.observability.metrics_collector.SchedulerMetricsCollector"
+    return [
+        Hook(
+            "sglang.srt.configs.model_config.ModelConfig.from_server_args",
+            "after",
+            model_config.declare_two_pools,
+        ),
+        Hook(
+            "sglang.srt.model_executor.pool_configurator.create_memory_pool_configurator",
+            "around",
+            sizing.create_configurator,
+        ),
+        Hook(
+            f"{cache}.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool",
+            "around",
+            pool.build_pool,
+        ),
+        Hook(f"{cache}.common.free_swa_out_of_window_slots", "around", sinks.free_after_sinks),
+        Hook(f"{checker}._get_total_uncached_sizes", "after", sinks.uncached_with_sinks),
+        Hook(f"{managers}.scheduler.Scheduler.get_internal_state", "after", server_info.add_cache),
+        Hook(f"{collector}.__init__", "after", metrics.add_gauges),
+        Hook(f"{collector}.log_stats", "after", metrics.log_gauges),
+    ]
+
+
+def install(settings: Settings) -> None:
+    """Serve with a hybrid cache in this process.
+
+    Raises:
+        SystemExit: the version is not the tested one, or a hook could not be put in place; SGLang logs and
+            swallows any other exception of a plugin, and would then serve the dense model.
+    """
+    from sglang.srt.environ import envs
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
+
+    from . import fail_closed
+    from .attention_torch import REPLACED, HybridTorchBackend
+    from .state import activate
+
+    with fail_closed.end_process_on_error():
+        activate(settings)
+        wanted = hooks()
+        for hook in wanted:
+            HookRegistry.register(hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv"))
+        HookRegistry.apply_hooks()
+        fail_closed.check_hooks(wanted)
+        register_attention_backend(REPLACED)(HybridTorchBackend)
+        if not envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.is_set():
+            # Otherwise a request holds the window of its prompt in the tree for as long as it decodes.
+            envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.set(True)

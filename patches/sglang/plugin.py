@@ -1,0 +1,43 @@
+"""Entry point that SGLang calls in the launching process and in every scheduler process.
+
+Without ``--rlkv-heads`` only three hooks are in place, and all of them pass their calls through: the flags, their
+reading, and the look at the arguments when a scheduler starts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BACKEND = "rlkv"
+"""Name of the prefix cache in SGLang's registry. A process in which this plugin is not loaded does not know it,
+so that a server that was asked for the hybrid cache cannot start there."""
+
+
+def load() -> None:
+    """Register the flags, the prefix cache and the hook that installs the rest where it is asked for."""
+    from sglang.srt.mem_cache.registry import register_radix_cache_backend
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from . import args
+
+    register = HookRegistry.register
+    register("sglang.srt.server_args.ServerArgs.add_cli_args", args.add_flags, HookType.AFTER)
+    register("sglang.srt.server_args.ServerArgs.from_cli_args", args.read_flags, HookType.AROUND)
+    register("sglang.srt.managers.scheduler.Scheduler.__init__", _before_scheduler, HookType.BEFORE)
+    register_radix_cache_backend(BACKEND, _prefix_cache)
+
+
+def _before_scheduler(scheduler: Any, server_args: Any, *rest: Any, **options: Any) -> None:
+    from . import args
+
+    settings = args.settings_of(server_args)
+    if settings is not None:
+        from .install import install
+
+        install(settings)
+
+
+def _prefix_cache(context: Any) -> Any:
+    from .radix import create_prefix_cache
+
+    return create_prefix_cache(context)

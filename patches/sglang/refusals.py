@@ -1,0 +1,112 @@
+"""Configurations that the hybrid cache does not serve: each is refused at start in one line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rlkv.errors import UnsupportedError
+
+ONE_ONLY = {
+    "tp_size": "tensor parallelism",
+    "pp_size": "pipeline parallelism",
+    "dp_size": "data parallelism",
+    "dcp_size": "decode context parallelism",
+    "attn_cp_size": "attention context parallelism",
+}
+"""Flags that count ranks; with more than one, ranks would have to agree on pools of different head counts."""
+
+OFF = {
+    "speculative_algorithm": "speculative decoding",
+    "enable_hierarchical_cache": "HiCache",
+    "enable_lora": "LoRA",
+    "lora_paths": "LoRA",
+    "enable_lmcache": "LMCache",
+    "enable_flexkv": "FlexKV",
+    "enable_unified_memory": "the unified memory pool",
+    "enable_page_major_kv_layout": "the page-major KV layout",
+    "enable_hisparse": "HiSparse",
+    "enable_pdmux": "PD multiplexing",
+    "enable_dp_attention": "data-parallel attention",
+    "enable_two_batch_overlap": "two-batch overlap",
+    "enable_mixed_chunk": "mixed prefill and decode batches",
+    "enable_streaming_session": "streaming sessions",
+    "enable_session_radix_cache": "the session radix cache",
+    "enable_memory_saver": "the memory saver",
+    "enable_torch_compile": "torch.compile",
+    "dllm_algorithm": "diffusion language models",
+    "is_embedding": "embedding models",
+    "cpu_offload_gb": "CPU offload",
+}
+"""Flags of features whose code reads or moves a KV pool by its own rules."""
+
+
+def check_flags(namespace: argparse.Namespace) -> None:
+    """Refuse flags that name an unsupported feature, before SGLang acts on them.
+
+    Raises:
+        UnsupportedError: one line with the flag and what was found.
+    """
+    for name, feature in ONE_ONLY.items():
+        if getattr(namespace, name, 1) not in (None, 1):
+            _refuse(name, getattr(namespace, name), f"1: {feature} is not supported")
+    for name, feature in OFF.items():
+        if getattr(namespace, name, None):
+            _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported")
+    if getattr(namespace, "disaggregation_mode", "null") != "null":
+        _refuse(
+            "disaggregation_mode",
+            namespace.disaggregation_mode,
+            "null: prefill and decode on separate servers is not supported",
+        )
+    if getattr(namespace, "kv_cache_dtype", "auto") not in ("auto", "bfloat16", "bf16"):
+        _refuse("kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported")
+
+
+def check_resolved(server_args: Any) -> None:
+    """Refuse what SGLang chose by itself.
+
+    Raises:
+        UnsupportedError: the device is none that has an attention backend of ours.
+    """
+    if server_args.device != "cpu":
+        _refuse("device", server_args.device, "cpu: this rlkv has no attention backend for other devices")
+
+
+def check_model(model_config: Any) -> None:
+    """Refuse models whose attention is not plain grouped-query attention in every layer.
+
+    Args:
+        model_config: SGLang's ``ModelConfig``.
+
+    Raises:
+        UnsupportedError: one line that names what the model has.
+    """
+    from sglang.srt.configs.model_config import AttentionArch
+
+    name = model_config.model_path
+    if model_config.attention_arch == AttentionArch.MLA:
+        raise UnsupportedError(f"--rlkv-heads: {name} has latent attention (MLA), expected KV heads")
+    text = model_config.hf_text_config
+    types = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if (
+        model_config.is_hybrid_swa
+        or types != {"full_attention"}
+        or getattr(text, "use_sliding_window", False)
+    ):
+        raise UnsupportedError(
+            f"--rlkv-heads: {name} has layers with a window or a state of their own "
+            f"({', '.join(sorted(types))}), expected full attention in every layer"
+        )
+    if model_config.is_multimodal:
+        raise UnsupportedError(f"--rlkv-heads: {name} is multimodal, expected a text model")
+    if model_config.head_dim != model_config.v_head_dim:
+        raise UnsupportedError(
+            f"--rlkv-heads: {name} has values of {model_config.v_head_dim} channels, expected "
+            f"{model_config.head_dim} as its keys have"
+        )
+
+
+def _refuse(name: str, found: object, expected: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    raise UnsupportedError(f"{flag}: found {found!r} with --rlkv-heads, expected {expected}")

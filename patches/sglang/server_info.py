@@ -1,0 +1,41 @@
+"""``/server_info`` shows the hybrid cache that is really in use (after ``Scheduler.get_internal_state``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlkv.planner import dense_tokens
+
+from .state import state
+from .usage import usage
+
+
+def add_cache(result: Any, scheduler: Any, *args: Any) -> Any:
+    """Add ``rlkv`` to the internal state; every number is read from the pools, none from the flags."""
+    result.internal_state["rlkv"] = describe(scheduler.token_to_kv_pool_allocator)
+    return result
+
+
+def describe(allocator: Any) -> dict[str, Any]:
+    """The cache of this process in JSON values."""
+    pool = allocator.get_kvcache()
+    shape, settings, nbytes = pool.shape, pool.settings, pool.nbytes()
+    return {
+        "heads_file": settings.heads_file,
+        "model_id": settings.model_id,
+        "sparsity": settings.sparsity,
+        "sink_size": settings.window.sink_size,
+        "recent_size": settings.window.recent_size,
+        "full_heads": [len(heads) for heads in pool.full_kv_pool.heads],
+        "streaming_heads": [len(heads) for heads in pool.swa_kv_pool.heads],
+        "full_token_bytes": shape.full_token_bytes,
+        "window_token_bytes": shape.window_token_bytes,
+        "dense_token_bytes": shape.dense_token_bytes,
+        "page_size": pool.page_size,
+        "full_tokens": pool.sizes.full_tokens,
+        "window_tokens": pool.sizes.window_tokens,
+        "pool_bytes": nbytes,
+        "dense_tokens_in_same_bytes": dense_tokens(nbytes, shape, pool.page_size),
+        "window_tokens_freed": state().freed_tokens,
+        **usage(allocator),
+    }

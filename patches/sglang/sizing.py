@@ -1,0 +1,76 @@
+"""How much memory each pool gets (around ``create_memory_pool_configurator``): the planner's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rlkv.errors import ConfigError
+from rlkv.planner import CacheShape, Demand, PoolSizes, split_memory, window_tokens
+
+from .settings import Settings
+from .state import state
+
+
+def demand_of(settings: Settings, server_args: Any, context_length: int) -> Demand:
+    """What the requests of this server ask of the window pool.
+
+    Two chunks may be in flight: the overlap scheduler prepares one while the other runs. Without chunks a whole
+    prompt is.
+    """
+    from sglang.srt.environ import envs
+
+    chunk = server_args.chunked_prefill_size or -1
+    prefill = 2 * min(chunk, context_length) if chunk > 0 else context_length
+    return Demand(
+        window=settings.window,
+        request_tokens=settings.request_tokens,
+        page_size=server_args.page_size,
+        eviction_interval=max(1, envs.SGLANG_SWA_EVICTION_INTERVAL.get()),
+        prefill_tokens=prefill,
+    )
+
+
+class HybridPoolConfigurator:
+    """SGLang's ``MemoryPoolConfigurator`` for the two pools."""
+
+    def __init__(self, shape: CacheShape, demand: Demand) -> None:
+        self.shape = shape
+        self.demand = demand
+
+    def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> Any:
+        """Spend a budget of bytes."""
+        try:
+            return self._config(split_memory(available_bytes, self.demand, self.shape))
+        except ConfigError as error:
+            raise RuntimeError(f"{error}; raise --mem-fraction-static") from error
+
+    def calculate_pool_sizes_from_max_tokens(self, max_total_num_tokens: int, page_size: int) -> Any:
+        """``--max-total-tokens`` is what the full pool holds, the limit that requests see."""
+        full = max_total_num_tokens // page_size * page_size
+        return self._config(PoolSizes(full, window_tokens(full, self.demand, self.shape)))
+
+    def finalize_with_max_running_requests(self, config: Any) -> Any:
+        """Nothing depends on the number of requests."""
+        return config
+
+    def _config(self, sizes: PoolSizes) -> Any:
+        from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
+
+        return MemoryPoolConfig(
+            max_total_num_tokens=sizes.full_tokens,
+            full_max_total_num_tokens=sizes.full_tokens,
+            swa_max_total_num_tokens=sizes.window_tokens,
+        )
+
+
+def create_configurator(original: Callable[..., Any], kvc: Any) -> HybridPoolConfigurator:
+    """Ours for every model: a server with ``--rlkv-heads`` has only the one."""
+    settings = state().settings
+    element_bytes = torch.empty(0, dtype=kvc.kv_cache_dtype).element_size()
+    shape = settings.cache_shape(kvc.model_config.head_dim, element_bytes)
+    demand = demand_of(settings, kvc.server_args, kvc.model_config.context_len)
+    state().demand = demand
+    return HybridPoolConfigurator(shape, demand)

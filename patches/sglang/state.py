@@ -1,0 +1,47 @@
+"""What this process serves with: set once by ``install``, filled as the server starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlkv.planner import Demand
+
+    from .pool import HybridHeadPool
+    from .settings import Settings
+
+
+@dataclass
+class ServingState:
+    """The hybrid cache of this process.
+
+    Attributes:
+        settings: what was asked for.
+        demand: what sized the pools, once they are sized.
+        pool: the pools, once they are made.
+        allocator: SGLang's, of the slots of both pools, once the attention backend is made.
+        freed_tokens: tokens whose window slots were freed because they left the window.
+    """
+
+    settings: Settings
+    demand: Demand | None = None
+    pool: HybridHeadPool | None = None
+    allocator: Any = None
+    freed_tokens: int = 0
+
+
+_state: ServingState | None = None
+
+
+def activate(settings: Settings) -> None:
+    """Start serving with a hybrid cache in this process."""
+    global _state  # noqa: PLW0603 - SGLang calls the hooks and can hand them nothing
+    _state = ServingState(settings)
+
+
+def state() -> ServingState:
+    """The state of this process; hooks are in place only after ``activate``."""
+    if _state is None:
+        raise RuntimeError("rlkv: a hook was called in a process that serves no hybrid cache")
+    return _state

@@ -1,0 +1,148 @@
+"""Arithmetic of the hybrid cache: bytes, how memory is split between the two pools, and what that buys.
+
+Plain integers from a model's config; imports neither torch nor an engine. The server sizes its pools with the
+same functions, so that a plan and a server agree to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlkv.errors import ConfigError
+from rlkv.window import Window
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Heads of both kinds in each layer, and the bytes of one token in one of them.
+
+    Attributes:
+        full_heads: full heads in each layer.
+        streaming_heads: streaming heads in each layer.
+        head_dim: channels of one head.
+        element_bytes: bytes of one number in the cache.
+    """
+
+    full_heads: tuple[int, ...]
+    streaming_heads: tuple[int, ...]
+    head_dim: int
+    element_bytes: int
+
+    @classmethod
+    def of(cls, streaming: Sequence[Sequence[bool]], head_dim: int, element_bytes: int) -> CacheShape:
+        """From a mask ``[num_layers][num_kv_heads]``, True where the head streams."""
+        counts = tuple(sum(map(bool, row)) for row in streaming)
+        full = tuple(len(row) - count for row, count in zip(streaming, counts, strict=True))
+        return cls(full, counts, head_dim, element_bytes)
+
+    @property
+    def head_token_bytes(self) -> int:
+        """Key and value of one token in one head."""
+        return 2 * self.head_dim * self.element_bytes
+
+    @property
+    def full_token_bytes(self) -> int:
+        """One token in all full heads of the model."""
+        return sum(self.full_heads) * self.head_token_bytes
+
+    @property
+    def window_token_bytes(self) -> int:
+        """One token in all streaming heads of the model."""
+        return sum(self.streaming_heads) * self.head_token_bytes
+
+    @property
+    def dense_token_bytes(self) -> int:
+        """One token in all heads: what a stock server stores for it."""
+        return self.full_token_bytes + self.window_token_bytes
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the requests of a server ask of the window pool.
+
+    Attributes:
+        window: of the streaming heads.
+        request_tokens: tokens that a running request is expected to hold.
+        page_size: slots that are given and freed together.
+        eviction_interval: decode steps between two looks at what has left the window.
+        prefill_tokens: most tokens whose prefill is in flight at once; all of them hold window slots until
+            their prefill is done.
+    """
+
+    window: Window
+    request_tokens: int
+    page_size: int
+    eviction_interval: int
+    prefill_tokens: int
+
+    @property
+    def slots_per_request(self) -> int:
+        """Most window slots that a decoding request holds, never more than it has tokens."""
+        most = self.window.size + self.eviction_interval + self.page_size
+        return _pages_up(min(most, self.request_tokens + self.page_size), self.page_size)
+
+
+@dataclass(frozen=True)
+class PoolSizes:
+    """Tokens that each pool holds, whole pages; each pool has one page more, which is nobody's."""
+
+    full_tokens: int
+    window_tokens: int
+
+    def nbytes(self, shape: CacheShape, page_size: int) -> int:
+        """Bytes of all key and value buffers."""
+        full = (self.full_tokens + page_size) * shape.full_token_bytes
+        return full + (self.window_tokens + page_size) * shape.window_token_bytes
+
+
+def window_tokens(full_tokens: int, demand: Demand, shape: CacheShape) -> int:
+    """Slots of the window pool that go with a full pool of ``full_tokens`` tokens.
+
+    Enough for as many requests as fill the full pool, and for the prefill in flight; never more than the full
+    pool has, because no token has two slots. A cache without streaming heads takes no bytes, and as many slots.
+    """
+    if not shape.window_token_bytes:
+        return full_tokens
+    requests = -(-full_tokens // demand.request_tokens)
+    needed = requests * demand.slots_per_request + demand.prefill_tokens
+    return min(full_tokens, _pages_up(needed, demand.page_size))
+
+
+def split_memory(budget_bytes: int, demand: Demand, shape: CacheShape) -> PoolSizes:
+    """The largest pair of pools that fits into a budget.
+
+    Raises:
+        ConfigError: not one page fits.
+    """
+    page = demand.page_size
+
+    def sizes(pages: int) -> PoolSizes:
+        return PoolSizes(pages * page, window_tokens(pages * page, demand, shape))
+
+    def fits(pages: int) -> bool:
+        return sizes(pages).nbytes(shape, page) <= budget_bytes
+
+    # Bytes grow with the pages, so the last number that fits is found by halving.
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    if low == 0:
+        smallest = sizes(1).nbytes(shape, page)
+        raise ConfigError(
+            f"KV memory is {budget_bytes} bytes, expected at least {smallest}, one page of tokens"
+        )
+    return sizes(low)
+
+
+def dense_tokens(budget_bytes: int, shape: CacheShape, page_size: int) -> int:
+    """Tokens that a stock cache holds in the same memory, whole pages."""
+    pages = budget_bytes // (shape.dense_token_bytes * page_size) - 1
+    return max(0, pages) * page_size
+
+
+def _pages_up(tokens: int, page_size: int) -> int:
+    return -(-tokens // page_size) * page_size
