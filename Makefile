@@ -3,17 +3,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := third_party/constraints-cpu.txt
-SOURCES := rlkv eval tests scripts
+SOURCES := rlkv eval patches tests scripts
 
 # Two threads of torch in each of several test processes would fight for the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo test check format clean
+.PHONY: setup sglang demo test check format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[train,eval,dev]'
+	touch $@
+
+# What tests of the server need: a stock SGLang beside a CPU build of torch.
+sglang: $(VENV)/.sglang
+
+$(VENV)/.sglang: $(VENV)/.installed third_party/sglang-cpu.txt third_party/sglang-cpu-imports.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --requirement third_party/sglang-cpu-imports.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement third_party/sglang-cpu.txt
 	touch $@
 
 demo: setup
@@ -25,7 +33,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy rlkv eval
+	$(BIN)/mypy rlkv eval patches
 
 format: setup
 	$(BIN)/ruff check --fix-only $(SOURCES)

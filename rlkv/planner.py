@@ -100,7 +100,8 @@ def window_tokens(full_tokens: int, demand: Demand, shape: CacheShape) -> int:
     """Slots of the window pool that go with a full pool of ``full_tokens`` tokens.
 
     Enough for as many requests as fill the full pool, and for the prefill in flight; never more than the full
-    pool has, because no token has two slots. A cache without streaming heads takes no bytes, and as many slots.
+    pool has, because no token has two slots. A cache without streaming heads takes no bytes, and as many
+    slots.
     """
     if not shape.window_token_bytes:
         return full_tokens
@@ -142,6 +143,100 @@ def dense_tokens(budget_bytes: int, shape: CacheShape, page_size: int) -> int:
     """Tokens that a stock cache holds in the same memory, whole pages."""
     pages = budget_bytes // (shape.dense_token_bytes * page_size) - 1
     return max(0, pages) * page_size
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of a server.
+
+    Attributes:
+        prompt_tokens: tokens of a prompt.
+        output_tokens: mean tokens of an answer.
+        requests: requests at the same time; None for as many as fit.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    requests: int | None = None
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that a running request holds on average: its prompt and half of its answer."""
+        return max(1, self.prompt_tokens + self.output_tokens // 2)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Steady decoding in one kind of cache.
+
+    Attributes:
+        tokens: tokens that the cache holds.
+        running: requests that decode together.
+        kv_bytes: bytes of keys and values that one step reads.
+        weight_bytes: bytes of weights that one step reads.
+        bandwidth: bytes a second that the device reads.
+    """
+
+    tokens: int
+    running: float
+    kv_bytes: float
+    weight_bytes: int
+    bandwidth: float
+
+    @property
+    def step_seconds(self) -> float:
+        """One decode step, if reading memory is all that it takes."""
+        return (self.kv_bytes + self.weight_bytes) / self.bandwidth
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all running requests together."""
+        return self.running / self.step_seconds
+
+
+def forecast_dense(
+    budget_bytes: int, load: Load, page_size: int, shape: CacheShape, weight_bytes: int, bandwidth: float
+) -> Forecast:
+    """A stock server, all heads full."""
+    tokens = dense_tokens(budget_bytes, shape, page_size)
+    running = _running(tokens / load.held_tokens, load)
+    kv_bytes = running * load.held_tokens * shape.dense_token_bytes
+    return Forecast(tokens, running, kv_bytes, weight_bytes, bandwidth)
+
+
+def forecast_hybrid(
+    budget_bytes: int, load: Load, demand: Demand, shape: CacheShape, weight_bytes: int, bandwidth: float
+) -> Forecast:
+    """A server with the hybrid cache in the same memory."""
+    sizes = split_memory(budget_bytes, demand, shape)
+    running = _running(sizes.full_tokens / load.held_tokens, load)
+    seen = min(demand.window.size, load.held_tokens)
+    per_request = load.held_tokens * shape.full_token_bytes + seen * shape.window_token_bytes
+    return Forecast(sizes.full_tokens, running, running * per_request, weight_bytes, bandwidth)
+
+
+def caveats(dense: Forecast, hybrid: Forecast, load: Load, window: Window) -> list[str]:
+    """Why the savings will not show, each in a sentence; empty when they will."""
+    found = []
+    if load.requests is not None and load.requests <= dense.running:
+        found.append(
+            f"little load: {load.requests} requests fit into the full cache, so saved memory serves nobody"
+        )
+    if load.held_tokens < 2 * window.size:
+        found.append(
+            f"short requests: {load.held_tokens} tokens on average, of which a streaming head keeps up to "
+            f"{window.size}"
+        )
+    if dense.weight_bytes > dense.kv_bytes:
+        share = dense.weight_bytes / (dense.weight_bytes + dense.kv_bytes)
+        found.append(f"weights dominate: {share:.0%} of what a step of the full cache reads is weights")
+    if hybrid.tokens_per_second < 1.1 * dense.tokens_per_second:
+        found.append("little to gain: less than 10% more tokens a second")
+    return found
+
+
+def _running(capacity: float, load: Load) -> float:
+    return capacity if load.requests is None else min(capacity, load.requests)
 
 
 def _pages_up(tokens: int, page_size: int) -> int:

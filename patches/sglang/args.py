@@ -1,4 +1,4 @@
-"""The ``--rlkv-*`` flags: declared, read, checked against the model's config, and carried to the schedulers."""
+"""The ``--rlkv-*`` flags: declared, read, checked, and carried to the schedulers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 ATTRIBUTE = "_rlkv"
-"""Attribute of SGLang's ``ServerArgs`` that carries the settings; it survives pickling into other processes."""
+"""Attribute of SGLang's ``ServerArgs`` that carries the settings; it survives pickling."""
 
 
 def settings_of(server_args: Any) -> Settings | None:
@@ -45,13 +45,13 @@ def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rlkv-request-tokens",
         type=int,
-        help="Tokens that a running request holds, prompt and answer so far; splits the memory between the two "
-        "pools. Default: 2048, or the context length if that is less.",
+        help="Tokens that a running request holds, prompt and answer so far; splits memory between the "
+        "two pools. Default: 2048, or the context length if that is less.",
     )
 
 
 def read_flags(original: Callable[..., Any], cls: type, namespace: argparse.Namespace) -> Any:
-    """Read and check the flags (around ``ServerArgs.from_cli_args``); a bad one ends the process in one line."""
+    """Read and check the flags (around ``ServerArgs.from_cli_args``); a bad one ends the process."""
     given = {
         name: value
         for name, value in vars(namespace).items()
@@ -120,7 +120,7 @@ def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, contex
         request_tokens = min(REQUEST_TOKENS, context_length)
     if not 1 <= request_tokens <= context_length:
         raise ConfigError(
-            f"--rlkv-request-tokens: found {request_tokens}, expected 1 to {context_length}, the context length"
+            f"--rlkv-request-tokens: found {request_tokens}, expected 1 to {context_length}, its context"
         )
     mask = streaming_mask(heads.gates, sparsity).tolist()
     return Settings(

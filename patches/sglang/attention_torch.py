@@ -1,7 +1,7 @@
-"""Attention over the two pools in plain torch, for the CPU: reference speed, and the reference's own arithmetic.
+"""Attention over the two pools in plain torch, for the CPU: reference speed, the reference's arithmetic.
 
-Every token sees what ``rlkv.window`` says, prompt tokens too, so that the answer depends neither on the chunks of
-a prompt nor on what of it was cached.
+Every token sees what ``rlkv.window`` says, prompt tokens too, so that the answer depends neither on the
+chunks of a prompt nor on what of it was cached.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .pool import HybridHeadPool
 from .state import state
 
 REPLACED = "torch_native"
-"""The name under which the backend is registered. SGLang decides by this name that no Triton kernel may run, so
-on a CPU ours has to go by the name of the stock one that it stands in for."""
+"""The name under which the backend is registered. SGLang decides by this name that no Triton kernel may run,
+so on a CPU ours has to go by the name of the stock one that it stands in for."""
 
 
 class HybridTorchBackend(AttentionBackend):

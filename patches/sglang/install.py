@@ -66,7 +66,9 @@ def install(settings: Settings) -> None:
         activate(settings)
         wanted = hooks()
         for hook in wanted:
-            HookRegistry.register(hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv"))
+            HookRegistry.register(
+                hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv")
+            )
         HookRegistry.apply_hooks()
         fail_closed.check_hooks(wanted)
         register_attention_backend(REPLACED)(HybridTorchBackend)

@@ -8,7 +8,7 @@ from .state import state
 
 
 def declare_two_pools(config: Any, *args: Any, **options: Any) -> None:
-    """Take the scheduler's path for models with sliding windows, whose slots are counted and freed as ours are.
+    """Take the scheduler's path for models with sliding windows, whose slots are counted as ours are.
 
     The attention layers themselves get no window: which head has one is the attention backend's business.
     """

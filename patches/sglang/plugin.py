@@ -1,7 +1,7 @@
 """Entry point that SGLang calls in the launching process and in every scheduler process.
 
-Without ``--rlkv-heads`` only three hooks are in place, and all of them pass their calls through: the flags, their
-reading, and the look at the arguments when a scheduler starts.
+Without ``--rlkv-heads`` only three hooks are in place, and all of them pass their calls through: the flags,
+their reading, and the look at the arguments when a scheduler starts.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 BACKEND = "rlkv"
-"""Name of the prefix cache in SGLang's registry. A process in which this plugin is not loaded does not know it,
-so that a server that was asked for the hybrid cache cannot start there."""
+"""Name of the prefix cache in SGLang's registry. A process in which this plugin is not loaded does not
+know it, so that a server that was asked for the hybrid cache cannot start there."""
 
 
 def load() -> None:

@@ -1,8 +1,8 @@
 """The KV pools: every layer is in both, with its own number of full and of streaming heads in each.
 
-Slots are owned as in SGLang's sliding-window pool. A token takes one slot of each; the allocator maps the slot of
-the full pool to that of the window pool (0 is nobody's, -1 stays -1). Window slots of tokens that left the window
-are freed early, those of sinks are kept as long as the token's full slot.
+Slots are owned as in SGLang's sliding-window pool. A token takes one slot of each; the allocator maps the
+slot of the full pool to that of the window pool (0 is nobody's, -1 stays -1). Window slots of tokens that
+left the window are freed early, those of sinks are kept as long as the token's full slot.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Prefix cache for the hybrid pools: SGLang's unified radix tree with one more rule, the sinks.
 
-A node keeps the full slots of its tokens, and their window slots as long as nobody needs the memory. Along a path
-from the root::
+A node keeps the full slots of its tokens, and their window slots as long as nobody needs the memory. Along a
+path from the root::
 
     sinks        | older tokens                | window before the end of an inserted sequence
     window slots | window slots freed          | window slots
     for ever     | ("tombstone")               | until evicted, oldest first
 
-A prefix may be reused up to a point where its window is live. Its sinks are then live as well, because a node of
-sinks loses its window slots only together with its full slots, as a leaf. Nodes never straddle the end of the
-sinks.
+A prefix may be reused up to a point where its window is live. Its sinks are then live as well, because a node
+of sinks loses its window slots only together with its full slots, as a leaf. Nodes never straddle the end of
+the sinks.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class HybridRadixCache(UnifiedRadixCache):
 
 class SinkWindowComponent(SWAComponent):
     """Rules of the window slots: SGLang's for a sliding window, and the sinks'."""
+
+    _evict_device_cursor: Any
 
     def __init__(self, cache: Any, params: Any) -> None:
         super().__init__(cache, params)
@@ -132,7 +134,7 @@ class SinkWindowComponent(SWAComponent):
     # Eviction: windows first, then whole leaves; a node of sinks only as a leaf.
 
     def _evict_device_next_node(self, tracker: dict, device_frees: dict, host_frees: dict) -> Any:
-        """Free window slots of inner nodes, and return the next leaf that has to go entirely, None when done."""
+        """Free window slots of inner nodes, and return the next leaf that has to go, None when done."""
         lru = self.tree_core.lru_lists[self.component_type]
         while tracker[self.component_type] < self._evict_device_request_cnt:
             node = self._evict_device_cursor
@@ -156,7 +158,10 @@ class SinkWindowComponent(SWAComponent):
     def _tombstone(self, node: Any, tracker: dict, device_frees: dict, host_frees: dict) -> None:
         frees = {"device_frees": device_frees, "host_frees": host_frees}
         tree = self.tree_core
-        tree._evict_component_and_detach_lru(node, self, target=EvictLayer.DEVICE, tracker=tracker, **frees)
+        freed, _ = tree._evict_component_and_detach_lru(
+            node, self, target=EvictLayer.DEVICE, tracker=tracker, **frees
+        )
+        state().freed_tokens += freed
         tree._cascade_evict(node, self, tracker, **frees)
 
     # Small change.

@@ -1,4 +1,4 @@
-"""Sinks keep their window slots while requests run: freeing starts after them, and the leak check counts them."""
+"""Sinks keep their window slots while requests run: freeing starts after them, the leak check counts them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .state import state
 def free_after_sinks(original: Callable[..., None], req: Any, pre_len: int, **options: Any) -> None:
     """Free the window slots of tokens that left the window (around ``free_swa_out_of_window_slots``).
 
-    SGLang frees from the first token on. Its floor, below which nothing is freed, is set behind the sinks; while
-    the window still touches them there is nothing to free, and the floor must not count as freed.
+    SGLang frees from the first token on. Its floor, below which nothing is freed, is set behind the sinks;
+    while the window still touches them there is nothing to free, and the floor must not count as freed.
     """
     if req.kv is None:
         return

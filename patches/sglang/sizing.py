@@ -17,8 +17,8 @@ from .state import state
 def demand_of(settings: Settings, server_args: Any, context_length: int) -> Demand:
     """What the requests of this server ask of the window pool.
 
-    Two chunks may be in flight: the overlap scheduler prepares one while the other runs. Without chunks a whole
-    prompt is.
+    Two chunks may be in flight: the overlap scheduler prepares one while the other runs. Without chunks a
+    whole prompt is.
     """
     from sglang.srt.environ import envs
 

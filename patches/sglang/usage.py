@@ -6,7 +6,7 @@ from typing import Any
 
 
 def usage(allocator: Any) -> dict[str, int]:
-    """Tokens that hold a slot, for requests or for the prefix cache, and the bytes that a stock cache would add."""
+    """Tokens that hold a slot, for requests or for the prefix cache, and the bytes that are saved."""
     pool = allocator.get_kvcache()
     full = pool.sizes.full_tokens - allocator.full_available_size()
     window = pool.sizes.window_tokens - allocator.swa_available_size()

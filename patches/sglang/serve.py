@@ -1,0 +1,84 @@
+"""``rlkv serve``: start a stock SGLang server, with what a machine without a GPU lacks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlkv.errors import ConfigError
+
+CPU_IMPORTS = Path(__file__).with_name("cpu_imports")
+"""Stand-ins for the packages that SGLang imports and a CPU-only machine cannot have."""
+
+CPU_FLAGS = {"--device": "cpu", "--dtype": "float32", "--mem-fraction-static": "0.2"}
+"""Flags that a CPU server gets unless they are given. bfloat16 flips near ties, and gains nothing."""
+
+app = typer.Typer(help="Serve a model with the hybrid cache on a stock SGLang.")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option("--model", "--model-path", help="A shipped model, a folder, or a model on the hub.")
+    ],
+) -> None:
+    """Serve a model; every other flag is SGLang's, such as --rlkv-heads FILE, --rlkv-sparsity 0.5 or --port.
+
+    See ``python -m sglang.launch_server --help`` for all of them. On a machine without a GPU the server runs
+    on the CPU in float32, unless flags say otherwise.
+    """
+    from rlkv.models import resolve_model
+
+    if find_spec("sglang") is None:
+        raise ConfigError("rlkv serve: found no sglang, expected it: pip install 'rlkv[serve]'")
+    flags = ["--model-path", resolve_model(model), *context.args]
+    environment = dict(os.environ)
+    if not _has_gpu():
+        flags = with_cpu_flags(flags)
+        environment |= cpu_environment(os.environ, _page_size(flags))
+    command = [sys.executable, "-m", "sglang.launch_server", *flags]
+    os.execve(command[0], command, environment)  # signals and the exit status are the server's own
+
+
+def with_cpu_flags(flags: Sequence[str]) -> list[str]:
+    """The flags, with those that a CPU server needs and that are not among them."""
+    given = {flag.partition("=")[0] for flag in flags}
+    missing = [part for flag, value in CPU_FLAGS.items() if flag not in given for part in (flag, value)]
+    return [*flags, *missing]
+
+
+def cpu_environment(environment: Mapping[str, str], page_size: int = 1) -> dict[str, str]:
+    """Variables that SGLang needs on a machine without a GPU; those that are set stay as they are.
+
+    Args:
+        environment: of this process.
+        page_size: of the server. SGLang counts pages of more than one token in Triton kernels, which run on a
+            CPU under Triton's interpreter.
+    """
+    paths = [str(CPU_IMPORTS), *filter(None, [environment.get("PYTHONPATH")])]
+    wanted = {"SGLANG_USE_CPU_ENGINE": "1"} | ({"TRITON_INTERPRET": "1"} if page_size > 1 else {})
+    return {
+        **{name: environment.get(name, value) for name, value in wanted.items()},
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+def _page_size(flags: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--page-size", type=int, default=1)
+    page_size: int = parser.parse_known_args(list(flags))[0].page_size
+    return page_size
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,193 @@
+"""``rlkv plan``: what the hybrid cache will save on a given device, from the model's config alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlkv.errors import ConfigError
+from rlkv.window import Window
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from rlkv.planner import CacheShape, Forecast
+
+app = typer.Typer(help="Predict memory, concurrency and speed of serving with a heads file.")
+
+GIB = 1 << 30
+
+
+@app.command()
+def plan(
+    *,
+    model: Annotated[str, typer.Option(help="A shipped model, a folder with a config.json, or a hub id.")],
+    heads: Annotated[str, typer.Option(help="Heads file: a path, or the name of a shipped one.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Fraction of KV heads that stream.", show_default="the file's")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="SINK+RECENT", help="Serving window.", show_default="the file's")
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option(help="Memory of the device in GiB.")],
+    memory_fraction: Annotated[
+        float, typer.Option(help="Part of it for weights and KV cache; SGLang's --mem-fraction-static.")
+    ] = 0.88,
+    bandwidth: Annotated[
+        float, typer.Option(help="Memory bandwidth in GB/s, measured; 4,300 is a copy on one H200.")
+    ] = 4300.0,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.")],
+    output_tokens: Annotated[int, typer.Option(help="Mean tokens of an answer.")],
+    requests: Annotated[
+        int | None, typer.Option(help="Requests at the same time.", show_default="as many as fit")
+    ] = None,
+    page_size: Annotated[int, typer.Option(help="SGLang's --page-size.")] = 1,
+    chunked_prefill_size: Annotated[int, typer.Option(help="SGLang's --chunked-prefill-size.")] = 8192,
+    eviction_interval: Annotated[
+        int, typer.Option(help="Decode steps between two evictions; SGLANG_SWA_EVICTION_INTERVAL.")
+    ] = 128,
+    element_bytes: Annotated[
+        int | None,
+        typer.Option(help="Bytes of a number in weights and KV cache.", show_default="the config's"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict bytes per token, concurrency, decode step time and speed-up over the full cache."""
+    from rlkv.planner import Demand, Load, PoolSizes, caveats, forecast_dense, forecast_hybrid, split_memory
+
+    config = _config(model)
+    shape, serving_window, streaming = _cache(config, heads, sparsity, window, element_bytes)
+    load = Load(prompt_tokens, output_tokens, requests)
+    context = getattr(config, "max_position_embeddings", chunked_prefill_size)
+    demand = Demand(
+        window=serving_window,
+        request_tokens=min(load.held_tokens, context),
+        page_size=page_size,
+        eviction_interval=eviction_interval,
+        prefill_tokens=2 * min(chunked_prefill_size, context) if chunked_prefill_size > 0 else context,
+    )
+    weights = _weight_bytes(config, shape.element_bytes)
+    budget = int(gpu_memory * memory_fraction * GIB) - weights
+    if budget <= 0:
+        raise ConfigError(
+            f"--gpu-memory: found {gpu_memory:g} GiB, of which {memory_fraction:.0%} may be used, expected "
+            f"more than the weights, {weights / GIB:.1f} GiB"
+        )
+    bytes_a_second = bandwidth * 1e9
+    dense = forecast_dense(budget, load, page_size, shape, weights, bytes_a_second)
+    hybrid = forecast_hybrid(budget, load, demand, shape, weights, bytes_a_second)
+    sizes: PoolSizes = split_memory(budget, demand, shape)
+    notes = caveats(dense, hybrid, load, serving_window)
+    report = {
+        "streaming_heads": streaming,
+        "window": str(serving_window),
+        "weight_bytes": weights,
+        "kv_budget_bytes": budget,
+        "dense_token_bytes": shape.dense_token_bytes,
+        "full_token_bytes": shape.full_token_bytes,
+        "window_token_bytes": shape.window_token_bytes,
+        "full_tokens": sizes.full_tokens,
+        "window_tokens": sizes.window_tokens,
+        "pool_bytes": sizes.nbytes(shape, page_size),
+        "dense": _figures(dense),
+        "hybrid": _figures(hybrid),
+        "speed_up": hybrid.tokens_per_second / dense.tokens_per_second if dense.running else None,
+        "caveats": notes,
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _print(report, dense, hybrid)
+
+
+def _cache(
+    config: PretrainedConfig,
+    heads: str,
+    sparsity: float | None,
+    window: str | None,
+    element_bytes: int | None,
+) -> tuple[CacheShape, Window, int]:
+    """The cache's shape, its window, and how many heads stream."""
+    from rlkv.heads import HeadsFile, num_streaming, ranking, resolve
+    from rlkv.planner import CacheShape
+
+    path = resolve(heads)
+    file = HeadsFile.read(path)
+    file.check_model(config, path)
+    sparsity = file.recommended_sparsity if sparsity is None else sparsity
+    count = num_streaming(sparsity, file.model.num_layers * file.model.num_kv_heads)
+    mask = [[False] * file.model.num_kv_heads for _ in range(file.model.num_layers)]
+    for layer, head in ranking(file.gates)[:count]:
+        mask[layer][head] = True
+    size = _dtype_bytes(config) if element_bytes is None else element_bytes
+    chosen = file.serving_window if window is None else Window.parse(window)
+    return CacheShape.of(mask, file.model.head_dim, size), chosen, count
+
+
+def _config(model: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    from rlkv.models import resolve_model
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(resolve_model(model))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--model {model}: found no config: {reason}") from error
+    return config
+
+
+def _dtype_bytes(config: PretrainedConfig) -> int:
+    import torch
+
+    dtype = getattr(config, "dtype", None) or torch.bfloat16
+    return torch.empty(0, dtype=dtype).element_size()
+
+
+def _weight_bytes(config: PretrainedConfig, element_bytes: int) -> int:
+    """Bytes of all parameters, counted on a model that is only described."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters()) * element_bytes
+
+
+def _figures(forecast: Forecast) -> dict[str, Any]:
+    return {
+        **asdict(forecast),
+        "step_seconds": forecast.step_seconds,
+        "tokens_per_second": forecast.tokens_per_second,
+    }
+
+
+def _print(report: dict[str, Any], dense: Forecast, hybrid: Forecast) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report['streaming_heads']} streaming heads, window {report['window']}")
+    for name in ("", "full cache", "hybrid cache", "ratio"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = (
+        ("KV bytes a token", report["dense_token_bytes"], report["full_token_bytes"], ",.0f"),
+        ("tokens held", dense.tokens, hybrid.tokens, ",.0f"),
+        ("requests at once", dense.running, hybrid.running, ",.1f"),
+        ("decode step, ms", dense.step_seconds * 1e3, hybrid.step_seconds * 1e3, ",.2f"),
+        ("tokens a second", dense.tokens_per_second, hybrid.tokens_per_second, ",.0f"),
+    )
+    for name, before, after, form in rows:
+        table.add_row(
+            name, format(before, form), format(after, form), f"{after / before:.2f} x" if before else "-"
+        )
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+        f"weights {report['weight_bytes'] / GIB:.2f} GiB, KV pools {report['pool_bytes'] / GIB:.2f} GiB; "
+        "reading memory is taken to be all that a decode step does"
+    )
+    for note in report["caveats"]:
+        console.print(f"caution: {note}")

@@ -1,0 +1,159 @@
+"""A real SGLang server on the CPU for tests, and the reference that its tokens are compared with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlkv.cache import HybridCache, use_hybrid_cache
+from rlkv.heads import HeadsFile, streaming_mask
+from rlkv.models import MODELS_FOLDER
+from rlkv.window import Window
+
+INSTALLED = find_spec("sglang") is not None
+MODEL = MODELS_FOLDER / "tiny-reasoner"
+VOCABULARY = range(5, 734)
+START_SECONDS = 300
+
+
+class Server:
+    """``rlkv serve`` in a process group of its own.
+
+    Args:
+        flags: of SGLang, beside the model and the port.
+        folder: for its log.
+        environment: variables beside those of this process.
+    """
+
+    def __init__(self, flags: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.port = _free_port()
+        self.log = folder / f"server-{self.port}.log"
+        command = [sys.executable, "-m", "rlkv", "serve", "--model", str(MODEL), "--port", str(self.port)]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*command, "--skip-server-warmup", *flags],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})},
+                start_new_session=True,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.tail()}")
+            try:
+                self.get("/health")
+            except OSError:
+                time.sleep(1)
+            else:
+                return
+        raise RuntimeError(f"the server did not start in {START_SECONDS} s:\n{self.tail()}")
+
+    def stop(self) -> None:
+        """End it and all of its processes."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                break
+            time.sleep(1)
+        self.process.wait(30)
+
+    def tail(self) -> str:
+        return "\n".join(line[:300] for line in self.log.read_text(errors="replace").splitlines()[-30:])
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
+            return reply.read().decode()
+
+    def post(self, path: str, body: Any, timeout: float = 300) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            text = reply.read().decode()
+        return json.loads(text) if text.startswith(("{", "[")) else text
+
+    def generate(self, prompt: list[int], new_tokens: int, timeout: float = 300) -> dict[str, Any]:
+        """Greedy tokens of a prompt, without an end before ``new_tokens``."""
+        sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
+        return self.post("/generate", {"input_ids": prompt, "sampling_params": sampling}, timeout)
+
+    def generate_together(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            replies = pool.map(lambda prompt: self.generate(prompt, new_tokens), prompts)
+            return [reply["output_ids"] for reply in replies]
+
+    def cache(self) -> dict[str, Any]:
+        """What ``/server_info`` says of the hybrid cache."""
+        return json.loads(self.get("/server_info"))["internal_states"][0]["rlkv"]
+
+    def flush(self) -> None:
+        """Empty the prefix cache once the server is idle."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self.post("/flush_cache", {})
+            except urllib.error.HTTPError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@cache
+def _reference_model() -> Any:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    use_hybrid_cache(model)
+    return model
+
+
+@torch.inference_mode()
+def first_wrong(
+    heads: Path, sparsity: float, window: Window, prompt: list[int], output: list[int]
+) -> int | None:
+    """Index of the first token that greedy decoding of the transformers reference would not have written.
+
+    One pass over prompt and answer tells: as long as all earlier tokens agree, it sees what decoding sees.
+    """
+    mask = streaming_mask(HeadsFile.read(heads).gates, sparsity)
+    ids = torch.tensor([prompt + output[:-1]])
+    cache = HybridCache(mask, window)
+    logits = _reference_model()(input_ids=ids, past_key_values=cache, use_cache=True).logits
+    best = logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+    return next((i for i, (a, b) in enumerate(zip(best, output, strict=True)) if a != b), None)
+
+
+def random_tokens(rng: random.Random, count: int) -> list[int]:
+    return [rng.choice(VOCABULARY) for _ in range(count)]

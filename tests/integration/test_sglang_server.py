@@ -1,0 +1,206 @@
+"""What a server with the hybrid cache says of itself, and how it ends when it cannot serve it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rlkv_patches.sglang.serve import cpu_environment
+from sglang_server import INSTALLED, MODEL, Server
+from tiny_heads import heads_file
+
+from rlkv.planner import CacheShape, Demand, PoolSizes, window_tokens
+from rlkv.window import Window
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not INSTALLED, reason="sglang is not installed, see third_party/README.md"),
+]
+
+CHUNK = 64
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return heads_file(tmp_path_factory.mktemp("heads") / "heads.json")
+
+
+@pytest.fixture(scope="module")
+def server(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    flags = ["--rlkv-heads", str(heads), "--max-total-tokens", "4096", "--chunked-prefill-size", str(CHUNK)]
+    running = Server([*flags, "--enable-metrics"], tmp_path_factory.mktemp("sglang"))
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def test_memory_is_what_the_planner_says(server: Server) -> None:
+    info = server.cache()
+    shape = CacheShape(tuple(info["full_heads"]), tuple(info["streaming_heads"]), 64, 4)
+    demand = Demand(Window(4, 28), 2048, page_size=1, eviction_interval=128, prefill_tokens=2 * CHUNK)
+    sizes = PoolSizes(4096, window_tokens(4096, demand, shape))
+    assert sum(info["streaming_heads"]) == 24
+    assert info["pool_bytes"] == sizes.nbytes(shape, page_size=1)
+    assert info["dense_token_bytes"] == 8 * 6 * 64 * 2 * 4
+
+
+def test_table_at_start(server: Server) -> None:
+    log = server.log.read_text()
+    assert "RLKV: 24 of 48 KV heads stream, window 4+28" in log
+    assert "KV bytes of a token beyond the window" in log
+
+
+def test_gauges_agree_with_server_info(server: Server) -> None:
+    server.generate([5] * 200, 8)
+    info = server.cache()
+    gauges = {
+        line.split("{")[0]: float(line.rsplit(" ", 1)[1])
+        for line in server.get("/metrics").splitlines()
+        if line.startswith("rlkv:")
+    }
+    assert gauges["rlkv:full_pool_tokens"] == info["full_tokens"]
+    assert gauges["rlkv:window_pool_tokens"] == info["window_tokens"]
+    assert gauges["rlkv:pool_bytes"] == info["pool_bytes"]
+    assert {"rlkv:bytes_saved", "rlkv:window_tokens_freed", "rlkv:full_tokens_used"} <= gauges.keys()
+
+
+def test_openai_chat_and_stream(server: Server) -> None:
+    body = {
+        "model": "tiny-reasoner",
+        "messages": [{"role": "user", "content": "1 + 2"}],
+        "max_tokens": 12,
+        "temperature": 0,
+    }
+    whole = server.post("/v1/chat/completions", body)["choices"][0]["message"]["content"]
+    events = server.post("/v1/chat/completions", {**body, "stream": True}).splitlines()
+    parts = [json.loads(line[6:]) for line in events if line.startswith("data: {")]
+    streamed = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts if part["choices"])
+    assert streamed == whole != ""
+
+
+REFUSED = {
+    "--speculative-algorithm NGRAM": "--speculative-algorithm: found 'NGRAM'",
+    "--disaggregation-mode prefill": "--disaggregation-mode: found 'prefill'",
+    "--enable-hierarchical-cache": "--enable-hierarchical-cache: found True",
+    "--enable-lora": "--enable-lora: found True",
+    "--kv-cache-dtype fp8_e4m3": "--kv-cache-dtype: found 'fp8_e4m3'",
+    "--tp 2": "--tp-size: found 2",
+    "--attention-backend triton": "--attention-backend: found 'triton'",
+    "--radix-cache-backend lmcache": "--radix-cache-backend: found 'lmcache'",
+    "--rlkv-sparsity 1.5": "sparsity is 1.5, expected a number in [0, 1]",
+    "--rlkv-recent-size 0": "window: recent_size is 0",
+    "--rlkv-request-tokens 9999": "--rlkv-request-tokens: found 9999, expected 1 to 2048",
+    '--json-model-override-args {"num_key_value_heads":3}': "model.num_kv_heads is 6, expected 3",
+}
+
+RUN_PARSER = """
+import sys
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import prepare_server_args
+load_plugins()
+for flags in sys.stdin.read().splitlines():
+    try:
+        prepare_server_args(sys.argv[1:] + flags.split())
+    except SystemExit as end:
+        print(f"status {end.code}", file=sys.stderr)
+"""
+
+
+def test_what_is_not_served_is_refused_in_one_line(heads: Path) -> None:
+    """All in one process: importing SGLang takes ten seconds."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            RUN_PARSER,
+            "--model-path",
+            str(MODEL),
+            "--device",
+            "cpu",
+            "--rlkv-heads",
+            str(heads),
+        ],
+        input="\n".join(REFUSED),
+        env={**os.environ, **cpu_environment(os.environ), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.splitlines().count("status 2") == len(REFUSED)
+    for expected, found in zip(REFUSED.values(), errors, strict=True):
+        assert expected in found
+
+
+CHILDREN_WITHOUT_PLUGIN = """
+import os, sys
+if __name__ == "__main__":
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    load_plugins()
+    args = prepare_server_args(sys.argv[1:])
+    os.environ["SGLANG_PLUGINS"] = "another"
+    from sglang.launch_server import run_server
+    run_server(args)
+"""
+
+
+def test_a_scheduler_without_the_plugin_ends_the_server(heads: Path, tmp_path: Path) -> None:
+    script = tmp_path / "launch.py"
+    script.write_text(CHILDREN_WITHOUT_PLUGIN)
+    flags = ["--model-path", str(MODEL), "--device", "cpu", "--dtype", "float32", "--rlkv-heads", str(heads)]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags, "--max-total-tokens", "1024", "--skip-server-warmup"],
+        env={**os.environ, **cpu_environment(os.environ), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "--radix-cache-backend='rlkv' is not registered" in done.stdout + done.stderr
+
+
+BREAK_A_HOOK = """
+from rlkv_patches.sglang import install
+from rlkv_patches.sglang.settings import Settings
+from rlkv.window import Window
+real = install.hooks()
+install.hooks = lambda: [*real, install.Hook("sglang.srt.managers.scheduler.Scheduler.gone", "after", print)]
+install.install(Settings("f", "m", 0.5, Window(4, 28), ((True, False),), 100))
+print("serving")
+"""
+
+
+def test_a_hook_that_is_not_in_place_ends_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BREAK_A_HOOK],
+        env={**os.environ, **cpu_environment(os.environ)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "serving" not in done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: --rlkv-heads cannot be served") and "Scheduler.gone" in last
+
+
+def test_without_the_flag_the_server_is_the_stock_one(tmp_path: Path) -> None:
+    stock = Server(["--max-total-tokens", "4096"], tmp_path)
+    try:
+        assert "rlkv" not in json.loads(stock.get("/server_info"))["internal_states"][0]
+        log = stock.log.read_text()
+        assert "impl=RadixCache" in log
+        assert (
+            "kv_cache_configurator" not in log
+        )  # the hooks of a hybrid cache are named when they are applied
+        assert len(stock.generate([5] * 100, 8)["output_ids"]) == 8
+    finally:
+        stock.stop()

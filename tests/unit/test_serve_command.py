@@ -1,0 +1,56 @@
+"""What ``rlkv serve`` adds on a machine without a GPU, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from rlkv_patches.sglang.serve import CPU_IMPORTS, cpu_environment, with_cpu_flags
+
+
+def test_given_flags_win() -> None:
+    flags = with_cpu_flags(["--model-path", "m", "--dtype=bfloat16", "--device", "cpu"])
+    assert flags == [
+        "--model-path",
+        "m",
+        "--dtype=bfloat16",
+        "--device",
+        "cpu",
+        "--mem-fraction-static",
+        "0.2",
+    ]
+
+
+def test_environment_keeps_what_is_set() -> None:
+    found = cpu_environment({"PYTHONPATH": "/mine", "SGLANG_USE_CPU_ENGINE": "0"})
+    assert found == {"SGLANG_USE_CPU_ENGINE": "0", "PYTHONPATH": f"{CPU_IMPORTS}{os.pathsep}/mine"}
+
+
+def test_pages_need_the_interpreter() -> None:
+    assert "TRITON_INTERPRET" not in cpu_environment({}, page_size=1)
+    assert cpu_environment({}, page_size=16)["TRITON_INTERPRET"] == "1"
+
+
+def test_stand_ins_can_be_imported_and_raise_when_called() -> None:
+    code = (
+        "from torchvision.io import decode_jpeg\n"
+        "from torchvision.transforms import InterpolationMode\n"
+        "default = InterpolationMode.BICUBIC\n"
+        "from sgl_kernel import assign_req_to_token_pool_cpu\n"
+        "try:\n    assign_req_to_token_pool_cpu(1)\n"
+        "except NotImplementedError as error:\n    print(error)\n"
+        "try:\n    import sgl_kernel.scalar_type\n"
+        "except ImportError:\n    print('no submodules')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(CPU_IMPORTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "sgl_kernel.assign_req_to_token_pool_cpu: not available on a machine without a GPU",
+        "no submodules",
+    ]
