@@ -45,11 +45,10 @@ def train(config: TrainConfig) -> Path:
         DataError: the run folder belongs to other settings, or the data is missing or empty.
         UnsupportedError: the model's attention cannot be mixed.
     """
-    out = Path(config.out)
+    out, path = Path(config.out), resolve_model(config.model)
     dataset = _conversations(load_training_data(config.data))
     _claim_folder(out, config)
     set_seed(config.seed)
-    path = resolve_model(config.model)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     attach_gates(model, config.train_window, config.init_gate)
