@@ -45,7 +45,7 @@ class TilePlan:
         assert self.chunk % self.key_grad.block_keys == 0, "a block of keys lies in one chunk"
 
 
-HALF_PRECISION_PLAN = TilePlan(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2))
+HALF_PRECISION_PLAN = TilePlan(Tile(64, 32, 4, 3), Tile(64, 64, 4, 2), Tile(32, 64, 4, 3))
 WIDE_HEAD_PLAN = TilePlan(Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 64, 8, 1))
 FLOAT32_PLAN = TilePlan(Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1))
 

@@ -6,6 +6,7 @@ module in turn keeps torch and transformers out of its top level.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -98,6 +99,9 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    # Read when torch loads. Its idle threads would spin: on a machine that does anything else besides, a
+    # step on the CPU then takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="rlkv")
 
 

@@ -86,11 +86,13 @@ def save_training_data(selection: Selection, folder: Path, seed: int, identity: 
 
 
 def load_training_data(path: str) -> Dataset:
-    """Open what ``save_training_data`` wrote, or any data set with its columns, in training order.
+    """Open what ``save_training_data`` wrote, or any local data set with its columns, in training order.
 
     Raises:
-        DataError: no such data set, a column missing, or no rows.
+        DataError: no such folder or file, a column missing, or no rows.
     """
+    if not Path(path).exists():
+        raise DataError(f"{path or 'data'}: no such folder, expected one written by `rlkv data`")
     return read_table(path, COLUMNS)
 
 

@@ -61,7 +61,7 @@ def grpo_arguments(config: TrainConfig, out: Path, use_cpu: bool) -> GRPOConfig:
         use_cpu=use_cpu,
         bf16=False,
         seed=config.seed,
-        disable_tqdm=False,
+        disable_tqdm=True,
     )
 
 

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -19,6 +20,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
 from rlkv import atomic
 from rlkv.attention.gates import attach_gates, read_gates
@@ -28,6 +30,7 @@ from rlkv.heads import HeadsFile, ModelShape, Provenance, package_versions
 from rlkv.models import resolve_model
 from rlkv.train.config import TrainConfig
 from rlkv.train.grpo import GateTrainer, grpo_arguments
+from rlkv.train.progress import ProgressLine
 
 CONFIG_FILE = "config.json"
 COMPLETE_MARK = "complete"
@@ -45,17 +48,18 @@ def train(config: TrainConfig) -> Path:
         DataError: the run folder belongs to other settings, or the data is missing or empty.
         UnsupportedError: the model's attention cannot be mixed.
     """
-    out = Path(config.out)
+    out, path = Path(config.out), resolve_model(config.model)
     dataset = _conversations(load_training_data(config.data))
     _claim_folder(out, config)
     set_seed(config.seed)
-    path = resolve_model(config.model)
+    logging.disable_progress_bar()  # of loading weights: it would tear through ours
     model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     attach_gates(model, config.train_window, config.init_gate)
     arguments = grpo_arguments(config, out, use_cpu=not torch.cuda.is_available())
     writer = HeadsWriter(config, model)
-    trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer])
+    trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer, ProgressLine()])
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_complete_checkpoint(out))
     return writer.write(trainer.state.global_step)
 

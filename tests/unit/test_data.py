@@ -227,7 +227,7 @@ def test_training_data_is_validated(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "t.jsonl", [{"prompt": "p", "answer": "1"}])
     with pytest.raises(DataError, match="no column 'response_length', found prompt, answer"):
         load_training_data(str(path))
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match="no such folder, expected one written by `rlkv data`"):
         load_training_data(str(tmp_path / "missing"))
 
 

@@ -131,16 +131,14 @@ def test_cuda_is_refused_where_there_is_none(folder: Path, monkeypatch: pytest.M
 
 
 def test_a_model_that_solves_nothing_cannot_be_ranked(folder: Path) -> None:
-    import torch
-    from transformers import Qwen3ForCausalLM
+    from small_models import small_model
 
-    from rlkv.tiny.pretrain import tiny_config
     from rlkv.tiny.tokenizer import build_tokenizer
 
-    torch.manual_seed(0)
     tokenizer = build_tokenizer(problems_per_level=20)
-    shape = {"num_layers": 2, "num_kv_heads": 2, "intermediate_size": 64}
-    Qwen3ForCausalLM(tiny_config(len(tokenizer), **shape)).save_pretrained(folder / "random")
+    small_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(
+        folder / "random"
+    )
     tokenizer.save_pretrained(folder / "random")
     options = ("--methods", "ablation", "--level", "easy", "--window", "4+16", "--ablation-problems", "2")
     message = refusal("run", "--out", "run", "--model", "random", *options, "--max-new-tokens", "3")

@@ -98,7 +98,9 @@ def test_starts_from_cu_seqlens(cu_seqlens: list[int], num_tokens: int, expected
 
 
 def test_sequences_longer_than_the_row_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"^packed sequences: cu_seq_lens_q ends at 8, expected at most 4"):
+    with pytest.raises(
+        UnsupportedError, match=r"^packed sequences: cu_seq_lens_q ends at 8, expected at most 4"
+    ):
         starts_from_cu_seqlens(torch.tensor([0, 4, 8]), 4)  # two rows of 4, as a flattened batch
 
 

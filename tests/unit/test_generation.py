@@ -1,0 +1,59 @@
+"""Batched generation: what is sampled from, what an answer records."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import small_model
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlkv.cache import use_hybrid_cache
+from rlkv.generation import HeadSplit, generate_batched
+from rlkv.models import resolve_model
+from rlkv.window import Window
+
+PROMPTS = ["What is lemon?", "lemon = 3\nWhat is lemon?", "What"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(resolve_model("tiny-reasoner"))
+
+
+def model_for(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return small_model("qwen3", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+
+
+def test_sampling_draws_from_the_whole_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = model_for(tokenizer)
+    model.lm_head.weight.data *= 1e-3  # all tokens about equally likely, no two exactly
+    torch.manual_seed(0)
+    (batch,) = generate_batched(
+        model, tokenizer, ["What"] * 256, max_new_tokens=1, batch_size=256, temperature=1.0
+    )
+    assert len({answer.token_ids for answer in batch}) > 150  # transformers' own default would leave 50
+
+
+def test_answers_come_in_order_and_end_at_their_stop(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, limit = model_for(tokenizer), 6
+    batches = list(generate_batched(model, tokenizer, PROMPTS, max_new_tokens=limit, batch_size=2))
+    answers = [answer for batch in batches for answer in batch]
+    assert [len(batch) for batch in batches] == [2, 1] and [a.index for a in answers] == [0, 1, 2]
+    assert {(len(a.token_ids), a.finish_reason) for a in answers} == {(limit, "length")}
+
+    first = answers[0].token_ids
+    model.generation_config.eos_token_id = first[2]
+    stopped = next(generate_batched(model, tokenizer, PROMPTS, max_new_tokens=limit, batch_size=1))[0]
+    assert (stopped.token_ids, stopped.finish_reason) == (first[: first.index(first[2]) + 1], "stop")
+
+
+def test_bytes_are_those_of_the_cache(tokenizer: PreTrainedTokenizerBase) -> None:
+    model, window = model_for(tokenizer), Window(2, 3)
+    prompt = "What is lemon? " * 10
+    length = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) + 3  # the fourth is never fed
+    (full,) = next(generate_batched(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1))
+    use_hybrid_cache(model)
+    split = HeadSplit(torch.ones(3, 2, dtype=torch.bool), window)
+    (small,) = next(generate_batched(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1, split=split))
+    per_token = 3 * 2 * 8 * 2 * 4  # layers, KV heads, head_dim, keys and values, float32
+    assert (full.kv_bytes, small.kv_bytes) == (length * per_token, window.size * per_token)
