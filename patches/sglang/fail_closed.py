@@ -43,7 +43,7 @@ def check_hooks(wanted: list[Hook]) -> None:
 
     for hook in wanted:
         owner, _, name = hook.target.rpartition(".")
-        found = getattr(resolve_name(owner), name)
+        found = getattr(resolve_name(owner), name, None)
         if hook.target not in HookRegistry._patched or not hasattr(found, "__wrapped__"):
             raise RuntimeError(f"the hook {hook.kind} {hook.target} is not in place")
 

@@ -87,17 +87,9 @@ def check_model(model_config: Any) -> None:
     name = model_config.model_path
     if model_config.attention_arch == AttentionArch.MLA:
         raise UnsupportedError(f"--rlkv-heads: {name} has latent attention (MLA), expected KV heads")
-    text = model_config.hf_text_config
-    types = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if (
-        model_config.is_hybrid_swa
-        or types != {"full_attention"}
-        or getattr(text, "use_sliding_window", False)
-    ):
-        raise UnsupportedError(
-            f"--rlkv-heads: {name} has layers with a window or a state of their own "
-            f"({', '.join(sorted(types))}), expected full attention in every layer"
-        )
+    found = _other_attention(model_config)
+    if found:
+        raise UnsupportedError(f"--rlkv-heads: {name} has {found}, expected full attention in every layer")
     if model_config.is_multimodal:
         raise UnsupportedError(f"--rlkv-heads: {name} is multimodal, expected a text model")
     if model_config.head_dim != model_config.v_head_dim:
@@ -105,6 +97,20 @@ def check_model(model_config: Any) -> None:
             f"--rlkv-heads: {name} has values of {model_config.v_head_dim} channels, expected "
             f"{model_config.head_dim} as its keys have"
         )
+
+
+def _other_attention(model_config: Any) -> str | None:
+    """What a model's layers have instead of full attention, None when all have it."""
+    text = model_config.hf_text_config
+    others = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if others:
+        return f"layers of type {', '.join(sorted(others))}"
+    window = getattr(text, "sliding_window", None)
+    # A config may name a window and switch it off, as Qwen's do; without a switch it is on, as in Mistral's.
+    switched = getattr(text, "use_sliding_window", window is not None)
+    if model_config.is_hybrid_swa or switched:
+        return f"a sliding window (sliding_window is {window})"
+    return None
 
 
 def _refuse(name: str, found: object, expected: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rlkv_patches.sglang.serve import cpu_environment
 from sglang_server import INSTALLED, MODEL, Server
 from tiny_heads import heads_file
+from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
 
 from rlkv.planner import CacheShape, Demand, PoolSizes, window_tokens
 from rlkv.window import Window
@@ -112,8 +113,27 @@ for flags in sys.stdin.read().splitlines():
 """
 
 
-def test_what_is_not_served_is_refused_in_one_line(heads: Path) -> None:
+def other_models(folder: Path) -> dict[str, str]:
+    """Flags of models that the hybrid cache does not fit, and what the refusal says; configs alone."""
+    common = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 100}
+    configs = {
+        "mla": DeepseekV2Config(architectures=["DeepseekV2ForCausalLM"], **common),
+        "gemma": Gemma2Config(architectures=["Gemma2ForCausalLM"], num_key_value_heads=2, **common),
+        "mistral": MistralConfig(architectures=["MistralForCausalLM"], sliding_window=64, **common),
+    }
+    for name, config in configs.items():
+        config.save_pretrained(folder / name)
+    said = {
+        "mla": "has latent attention (MLA), expected KV heads",
+        "gemma": "has layers of type sliding_attention, expected full attention in every layer",
+        "mistral": "has a sliding window (sliding_window is 64), expected full attention in every layer",
+    }
+    return {f"--model-path {folder / name}": words for name, words in said.items()}
+
+
+def test_what_is_not_served_is_refused_in_one_line(heads: Path, tmp_path: Path) -> None:
     """All in one process: importing SGLang takes ten seconds."""
+    refused = REFUSED | other_models(tmp_path)
     done = subprocess.run(
         [
             sys.executable,
@@ -126,15 +146,15 @@ def test_what_is_not_served_is_refused_in_one_line(heads: Path) -> None:
             "--rlkv-heads",
             str(heads),
         ],
-        input="\n".join(REFUSED),
+        input="\n".join(refused),
         env={**os.environ, **cpu_environment(os.environ), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.stderr.splitlines().count("status 2") == len(REFUSED)
-    for expected, found in zip(REFUSED.values(), errors, strict=True):
+    assert done.stderr.splitlines().count("status 2") == len(refused)
+    for expected, found in zip(refused.values(), errors, strict=True):
         assert expected in found
 
 

@@ -30,7 +30,7 @@ SHAPE = CacheShape(full_heads=(1, 0), streaming_heads=(1, 2), head_dim=8, elemen
 """32 bytes of a token in a head: 32 in the full heads, 96 in the streaming ones, 128 in all."""
 
 DEMAND = Demand(Window(4, 12), request_tokens=100, page_size=1, eviction_interval=3, prefill_tokens=40)
-"""20 slots a request: 4 + 12, 3 that wait to be freed, and the page that is being filled."""
+"""29 slots a request: 4 + 12, the 12 before the end of the prompt, and the page that is being filled."""
 
 
 def test_bytes_of_a_token() -> None:
@@ -44,7 +44,7 @@ def test_shape_of_a_mask() -> None:
 
 @pytest.mark.parametrize(
     ("full", "expected"),
-    [(1000, 10 * 20 + 40), (1001, 11 * 20 + 40), (50, 50), (0, 0)],
+    [(1000, 10 * 29 + 40), (1001, 11 * 29 + 40), (50, 50), (0, 0)],
     ids=["ten requests", "one more begun", "never more than the full pool", "none"],
 )
 def test_window_pool_holds_the_requests_and_the_prefill(full: int, expected: int) -> None:
@@ -59,8 +59,8 @@ def test_without_streaming_heads_every_token_has_a_slot_that_costs_nothing() -> 
 
 def test_pages_are_whole() -> None:
     demand = Demand(Window(5, 20), request_tokens=100, page_size=16, eviction_interval=3, prefill_tokens=40)
-    assert demand.slots_per_request == 48  # 5 + 20 + 3 + 16 = 44
-    assert window_tokens(992, demand, SHAPE) == 528  # 10 * 48 + 40 = 520
+    assert demand.slots_per_request == 64  # 5 + 20 + 20 + 16 = 61
+    assert window_tokens(992, demand, SHAPE) == 688  # 10 * 64 + 40 = 680
 
 
 def test_pool_bytes_count_the_page_that_is_nobodys() -> None:
