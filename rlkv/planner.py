@@ -80,8 +80,8 @@ class Demand:
     def slots_per_request(self) -> int:
         """Most window slots that a decoding request holds, never more than it has tokens.
 
-        Sinks and window, and tokens that have left it: either those written since the last eviction, or, until
-        the answer is a window long, the window before the end of the prompt, which the prefix cache holds.
+        Sinks and window, and tokens that have left it: either those written since the last eviction, or,
+        until the answer is a window long, the window at the end of the prompt, which the prefix cache holds.
         """
         left = max(self.eviction_interval, self.window.recent_size)
         most = self.window.size + left + self.page_size
