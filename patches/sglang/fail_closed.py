@@ -5,30 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rlkv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from .install import Hook
 
 
 @contextmanager
-def end_process_on_error() -> Iterator[None]:
-    """Turn any exception into the end of the process, with its reason in one line."""
+def refuse_on_error() -> Iterator[None]:
+    """Turn any exception into a refusal to serve, with its reason in one line."""
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        end_process(reason, error)
+        refuse_to_serve(" ".join(str(error).split()) or type(error).__name__, error)
 
 
-def end_process(reason: str, cause: Exception | None = None) -> None:
-    """End the process; a ``SystemExit`` passes through SGLang's ``except Exception``.
+def refuse_to_serve(reason: str, cause: Exception | None = None) -> NoReturn:
+    """End the server from within the start of a scheduler.
+
+    An exception does: SGLang swallows those of a plugin's entry point alone, and for any other it has the
+    launching process end all processes. After a ``SystemExit`` that one would wait for ever (tried).
 
     Raises:
-        SystemExit: always.
+        UnsupportedError: always.
     """
-    print(f"error: --rlkv-heads cannot be served, and the server ends: {reason}", file=sys.stderr, flush=True)
-    raise SystemExit(2) from cause
+    line = f"--rlkv-heads cannot be served, and the server ends: {reason}"
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    raise UnsupportedError(line) from cause
 
 
 def check_hooks(wanted: list[Hook]) -> None:
@@ -52,7 +57,7 @@ def check_process(model_runner: Any) -> None:
     """The pools and the slots of this process are ours; called when the attention backend is made.
 
     Raises:
-        SystemExit: they are not.
+        UnsupportedError: they are not.
     """
     from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 
@@ -60,8 +65,8 @@ def check_process(model_runner: Any) -> None:
 
     pool, allocator = model_runner.token_to_kv_pool, model_runner.token_to_kv_pool_allocator
     if not isinstance(pool, HybridHeadPool):
-        end_process(f"the KV pool is {type(pool).__name__}, expected HybridHeadPool")
+        refuse_to_serve(f"the KV pool is {type(pool).__name__}, expected HybridHeadPool")
     if type(allocator) is not SWATokenToKVPoolAllocator:
-        end_process(f"the KV allocator is {type(allocator).__name__}, expected SWATokenToKVPoolAllocator")
+        refuse_to_serve(f"the KV allocator is {type(allocator).__name__}, expected SWATokenToKVPoolAllocator")
     if pool.full_to_swa_index_mapping is not allocator.full_to_swa_index_mapping:
-        end_process("the pool and the allocator map slots differently")
+        refuse_to_serve("the pool and the allocator map slots differently")

@@ -51,8 +51,7 @@ def install(settings: Settings) -> None:
     """Serve with a hybrid cache in this process.
 
     Raises:
-        SystemExit: the version is not the tested one, or a hook could not be put in place; SGLang logs and
-            swallows any other exception of a plugin, and would then serve the dense model.
+        UnsupportedError: a hook could not be put in place.
     """
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
@@ -62,7 +61,7 @@ def install(settings: Settings) -> None:
     from .attention_torch import REPLACED, HybridTorchBackend
     from .state import activate
 
-    with fail_closed.end_process_on_error():
+    with fail_closed.refuse_on_error():
         activate(settings)
         wanted = hooks()
         for hook in wanted:

@@ -24,7 +24,7 @@ from sglang.srt.mem_cache.unified_cache.components import BASE_COMPONENT_TYPE, C
 from sglang.srt.mem_cache.unified_cache.components.tree_component import EvictLayer, next_component_uuid
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-from .fail_closed import end_process
+from .fail_closed import refuse_to_serve
 from .pool import HybridHeadPool
 from .state import state
 
@@ -37,7 +37,9 @@ def create_prefix_cache(context: Any) -> Any:
     params = context.params
     pool = params.token_to_kv_pool_allocator.get_kvcache()
     if not isinstance(pool, HybridHeadPool):
-        end_process(f"the prefix cache found a pool of type {type(pool).__name__}, expected HybridHeadPool")
+        refuse_to_serve(
+            f"the prefix cache found a pool of type {type(pool).__name__}, expected HybridHeadPool"
+        )
     if context.disable_radix_cache:
         return SWAChunkCache(params)
     params.tree_components = (ComponentType.FULL, ComponentType.SWA)

@@ -72,5 +72,4 @@ def create_configurator(original: Callable[..., Any], kvc: Any) -> HybridPoolCon
     element_bytes = torch.empty(0, dtype=kvc.kv_cache_dtype).element_size()
     shape = settings.cache_shape(kvc.model_config.head_dim, element_bytes)
     demand = demand_of(settings, kvc.server_args, kvc.model_config.context_len)
-    state().demand = demand
     return HybridPoolConfigurator(shape, demand)

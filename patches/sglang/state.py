@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlkv.planner import Demand
-
     from .pool import HybridHeadPool
     from .settings import Settings
 
@@ -18,14 +16,12 @@ class ServingState:
 
     Attributes:
         settings: what was asked for.
-        demand: what sized the pools, once they are sized.
         pool: the pools, once they are made.
         allocator: SGLang's, of the slots of both pools, once the attention backend is made.
         freed_tokens: tokens whose window slots were freed because they left the window.
     """
 
     settings: Settings
-    demand: Demand | None = None
     pool: HybridHeadPool | None = None
     allocator: Any = None
     freed_tokens: int = 0
