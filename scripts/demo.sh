@@ -11,8 +11,8 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 
 say "1/3  Training data: problems that the model solves itself"
-show rlkv data tiny-reasoner --source tiny --levels easy --buckets 90:0-60,110:60-80,120:80-100 \
-  --batch-size 64 --out "$out/data"
+show rlkv data tiny-reasoner --source tiny --levels easy --buckets 256:0-100 --batch-size 64 \
+  --out "$out/data"
 
 say "2/3  Reinforcement learning on the gates: reward right answers, push every gate down"
 show rlkv train --preset demo --data "$out/data" --out "$out/train"

@@ -149,12 +149,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS["demo"] = PRESETS["tiny"] | {
     "init_gate": 0.7,
-    "steps": 40,
+    "steps": 32,
     "prompts_per_step": 8,
     "group_size": 4,
     "micro_batch_size": 32,
-    "learning_rate": 0.05,
-    "beta": 0.03,
+    "learning_rate": 0.03,
     "max_new_tokens": 112,
 }
 """``paper``, and ``code`` for the authors' code where it differs (its decoupled loss and off-policyness of 2
