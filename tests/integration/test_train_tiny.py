@@ -128,7 +128,7 @@ def test_a_folder_of_other_settings_is_refused_and_kept(data: Path, uninterrupte
     done = run(*command(data, uninterrupted, "--beta", "0.5"))
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"error: {uninterrupted}/config.json: beta is 0.03, this run has 0.5: "
+        f"error: {uninterrupted}/config.json: beta is 0.01, this run has 0.5: "
         "continue with the folder's settings or choose another folder"
     ]
     assert (uninterrupted / "heads.json").read_bytes() == before
