@@ -7,6 +7,7 @@ layers all attend fully (Llama, Qwen2, Qwen3, ...). The gates are ordinary param
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,23 +95,25 @@ def write_gates(model: PreTrainedModel, gates: torch.Tensor) -> None:
         parameter.copy_(row)
 
 
-@torch.no_grad()
 def clamp_gates(model: PreTrainedModel) -> None:
     """Bring every gate back into [0, 1]."""
-    for gate in gate_parameters(model):
-        gate.clamp_(0.0, 1.0)
+    _clamp(gate_parameters(model))
 
 
 def clamp_after_each_step(optimizer: torch.optim.Optimizer) -> Any:
     """Clamp everything an optimiser owns to [0, 1] after each of its steps; returns the hook's handle."""
 
-    @torch.no_grad()
     def clamp(stepped: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         for group in stepped.param_groups:
-            for gate in group["params"]:
-                gate.clamp_(0.0, 1.0)
+            _clamp(group["params"])
 
     return optimizer.register_step_post_hook(clamp)
+
+
+@torch.no_grad()
+def _clamp(gates: Iterable[torch.Tensor]) -> None:
+    for gate in gates:
+        gate.clamp_(0.0, 1.0)
 
 
 def save_gates(model: PreTrainedModel, path: Path) -> None:
