@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the tiny reasoner from scratch on generated problems: about 7 minutes on one H200.
+# Train the tiny reasoner from scratch on generated problems: about 9 minutes on one H200.
 #
 #   scripts/train_tiny-reasoner.sh [FOLDER]      # default: runs/tiny-reasoner
 #

@@ -137,7 +137,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_window": TINY_WINDOW,
         "serving_window": TINY_WINDOW,
         "init_gate": 0.8,
-        "steps": 150,
+        "steps": 120,
         "prompts_per_step": 16,
         "group_size": 8,
         "micro_batch_size": 128,

@@ -35,6 +35,7 @@ TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
 def test_matches_the_definition(
     tokens: int, head_dim: int, dtype: torch.dtype, window: Window, rows: list | None
 ) -> None:
+    torch.manual_seed(tokens + head_dim)
     batch, heads, kv_heads = 2, 8, 2
     starts = None if rows is None else torch.tensor(rows, dtype=torch.int32, device="cuda")
 
@@ -52,9 +53,14 @@ def test_matches_the_definition(
 
     out = mixed_attention_fast(*inputs, window, head_dim**-0.5, starts)
     found = (out, *torch.autograd.grad(out, inputs, grad_out))
-    for name, one, other in zip(("out", "dq", "dk", "dv", "dgates"), found, wanted, strict=True):
-        # The gates' gradient is exactly 0 where both branches see the same keys.
-        error = (one.double() - other).norm() / other.norm().clamp_min(1e-1)
+    # A gate's gradient sums grad_out * (full - streaming), in which nearly equal terms cancel: its rounding
+    # error grows with the terms, not with the sum.
+    terms = (grad_out.double() * expected.detach()).norm()
+    scales = [x.norm() for x in wanted[:4]] + [terms]
+    names = ("out", "dq", "dk", "dv", "dgates")
+    for name, one, other, scale in zip(names, found, wanted, scales, strict=True):
+        # A single token has no choice of keys: its gradients of queries and keys are exactly 0.
+        error = (one.double() - other).norm() / scale.clamp_min(1e-1)
         assert error < TOLERANCE[dtype], f"{name}: relative error {error:.2e}"
 
 
