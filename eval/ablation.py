@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from rlkv.attention import attach_gates, write_gates
 from rlkv.errors import DataError
-from rlkv.grading import grade_batch
 from rlkv.heads import HeadsFile, ModelShape, Provenance
 from rlkv.window import Window
 
@@ -80,10 +79,11 @@ def right_solutions(config: EvalConfig, engine: Engine) -> list[Solution]:
         DataError: there are none.
     """
     task, level = get_task(config.task), config.problem_level
+    task.check(level, "validation")
     examples = task.examples(level, "validation", config.seed, config.ablation_problems)
     batches = engine.answer([example.prompt for example in examples], split=None, greedy=True)
     completions = [completion for batch in batches for completion in batch]
-    verdicts = grade_batch([c.text for c in completions], [example.answer for example in examples])
+    verdicts = task.grade(examples, [c.text for c in completions])
     solved = [
         (engine.prompt_ids(example.prompt), list(completion.token_ids))
         for example, completion, verdict in zip(examples, completions, verdicts, strict=True)

@@ -48,6 +48,7 @@ def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, A
     return {
         "model": model_digest(model_folder),
         "task": config.task,
+        "task_revision": get_task(config.task).revision,
         "level": config.problem_level,
         "split": config.split,
         "seed": config.seed,

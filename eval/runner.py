@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rlkv.errors import ConfigError
 from rlkv.generation import Completion, HeadSplit
-from rlkv.grading import grade_batch
 from rlkv.heads import ModelShape
 from rlkv.window import Window
 
@@ -112,7 +111,7 @@ class Comparison:
             begin += len(completions)
 
     def _grade(self, begin: int, examples: list[Example], completions: list[Completion]) -> list[Sample]:
-        verdicts = grade_batch([c.text for c in completions], [example.answer for example in examples])
+        verdicts = self.task.grade(examples, [c.text for c in completions])
         # Every row of a batch caches the longest prompt and all of the longest answer but its last token.
         longest_prompt = max(len(self.engine.prompt_ids(example.prompt)) for example in examples)
         cached = longest_prompt + max(len(c.token_ids) for c in completions) - 1

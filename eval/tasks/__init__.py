@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 from .base import REGISTERED, Example, Task
@@ -11,8 +12,12 @@ from .base import REGISTERED, Example, Task
 __all__ = ["Example", "Task", "get_task", "task_names"]
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str, data_dir: Path | None = None) -> Task:
     """The task of that name.
+
+    Args:
+        name: in the registry.
+        data_dir: local data instead of the hub's (``Task``).
 
     Raises:
         ConfigError: no task has it.
@@ -21,7 +26,7 @@ def get_task(name: str) -> Task:
 
     if name not in task_names():
         raise ConfigError(f"task is {name!r}, expected one of {', '.join(task_names())}")
-    return REGISTERED[name]()
+    return REGISTERED[name](data_dir)
 
 
 @cache

@@ -6,11 +6,13 @@ A new task is one file in this folder: a subclass of ``Task`` under ``@register(
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from rlkv.errors import ConfigError
+from rlkv.grading import Verdict, grade_batch
 
 from ..metrics import PAPER_REPETITION, Repetition
 
@@ -38,6 +40,10 @@ class Task(ABC):
         default_level: the part meant where none is named.
         splits: disjoint sets of problems; ``test`` is reported, ``validation`` is for choosing heads.
         repetition: which answers count as repetitive.
+
+    Args:
+        data_dir: folder with a sub-folder a task of local data; None reads from the hub. Tasks that generate
+            their problems have no use for it.
     """
 
     levels: ClassVar[tuple[str, ...]]
@@ -45,13 +51,37 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...]] = ("test", "validation")
     repetition: ClassVar[Repetition] = PAPER_REPETITION
 
+    def __init__(self, data_dir: Path | None = None) -> None:
+        self.data_dir = data_dir
+
+    @property
+    @abstractmethod
+    def revision(self) -> str:
+        """What names the state of the task's problems: a commit on the hub, a digest, a version."""
+
     @abstractmethod
     def examples(self, level: str, split: str, seed: int, count: int) -> list[Example]:
-        """The first ``count`` problems; the same arguments always give the same ones."""
+        """The first ``count`` problems, or all if there are fewer; the same arguments give the same ones."""
+
+    @abstractmethod
+    def default_problems(self, level: str) -> int:
+        """How many test problems a run takes where the user names no number."""
 
     @abstractmethod
     def max_new_tokens(self, level: str) -> int:
         """Tokens after which an answer counts as overlong."""
+
+    def grade(
+        self, examples: Sequence[Example], texts: Sequence[str], *, thinking: bool = True
+    ) -> list[Verdict]:
+        """Judge one answer to each example.
+
+        Args:
+            examples: of this task; one may come several times.
+            texts: the answers, in the same order, without the chat template's opening ``<think>``.
+            thinking: False for models without thoughts (``rlkv.grading.grade``).
+        """
+        return grade_batch(texts, [example.answer for example in examples], thinking=thinking)
 
     def check(self, level: str, split: str) -> None:
         """Refuse a level or split that the task lacks.

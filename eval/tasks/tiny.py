@@ -6,6 +6,7 @@ import hashlib
 from itertools import islice
 from typing import ClassVar
 
+from rlkv import __version__
 from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS, Problem, generate
 
 from ..metrics import Repetition
@@ -25,8 +26,15 @@ class TinyTask(Task):
     # tokens in any 100 in a row (28 at their end), a loop over one or two of their lines at most 15.
     repetition: ClassVar = Repetition(window=100, distinct=16)
 
+    @property
+    def revision(self) -> str:
+        return f"rlkv {__version__}"
+
     def examples(self, level: str, split: str, seed: int, count: int) -> list[Example]:
         return [_example(problem) for problem in islice(generate(level, split, seed), count)]
+
+    def default_problems(self, level: str) -> int:
+        return 500
 
     def max_new_tokens(self, level: str) -> int:
         return MAX_NEW_TOKENS[level]
