@@ -21,13 +21,16 @@ from rlkv.window import Window
 from .config import ABLATION, EvalConfig
 from .engine import Engine
 from .folder import kept_heads
+from .parts import Part
 from .progress import Watcher
-from .tasks import get_task
 
 IGNORED = -100
 """Label of a token that does not count."""
 
-SHARED = ("model", "task", "level", "seed", "max_new_tokens", "dtype", "device", "batch_size", "packages")
+SHARED = (
+    *("model", "task", "revision", "level", "seed", "max_new_tokens", "thinking"),
+    *("dtype", "device", "batch_size", "packages"),
+)
 """Settings of the comparison that the ranking depends on."""
 
 Solution = tuple[list[int], list[int]]
@@ -38,9 +41,22 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def ablation_heads(
-    config: EvalConfig, engine: Engine, window: Window, settings: dict[str, Any], watcher: Watcher
+    config: EvalConfig,
+    part: Part,
+    engine: Engine,
+    window: Window,
+    settings: dict[str, Any],
+    watcher: Watcher,
 ) -> HeadsFile:
     """The ranking of the comparison's model, as the run folder has it or made now.
+
+    Args:
+        config: of the comparison.
+        part: the task whose validation problems rank.
+        engine: with the model.
+        window: of the head that streams.
+        settings: of the comparison and the task, of which ``SHARED`` decide the ranking.
+        watcher: told of the progress.
 
     Raises:
         DataError: the model solves none of the validation problems.
@@ -50,21 +66,24 @@ def ablation_heads(
     for kept in map(HeadsFile.read, kept_heads(config.out, ABLATION)):
         if kept.provenance.recipe == recipe:
             return kept
-    solutions = right_solutions(config, engine)
+    solutions = right_solutions(config, part, engine)
+    checkpoint = engine.checkpoint
     batches = [
-        _collate(solutions[begin : begin + config.batch_size], engine.tokenizer.pad_token_id, engine.device)
+        _collate(
+            solutions[begin : begin + config.batch_size], checkpoint.tokenizer.pad_token_id, engine.device
+        )
         for begin in range(0, len(solutions), config.batch_size)
     ]
     falls = logprob_falls(engine.model, batches, window, watcher)
     return HeadsFile(
-        model=ModelShape.from_config(engine.model_config, model_id=config.model),
+        model=ModelShape.from_config(checkpoint.model_config, model_id=config.model),
         gates=tuple(map(tuple, as_gates(falls).tolist())),
         training_window=window,
         serving_window=window,
         recommended_sparsity=0.5,
         provenance=Provenance(
             recipe=recipe,
-            data=f"{config.task}/{config.problem_level}, {len(solutions)} solutions",
+            data=f"{part.label}, {len(solutions)} solutions",
             steps=None,
             seed=config.seed,
             packages=settings["packages"],
@@ -72,27 +91,27 @@ def ablation_heads(
     )
 
 
-def right_solutions(config: EvalConfig, engine: Engine) -> list[Solution]:
+def right_solutions(config: EvalConfig, part: Part, engine: Engine) -> list[Solution]:
     """The model's own right greedy answers to validation problems, with their prompts.
 
     Raises:
         DataError: there are none.
     """
-    task, level = get_task(config.task), config.problem_level
-    task.check(level, "validation")
-    examples = task.examples(level, "validation", config.seed, config.ablation_problems)
-    batches = engine.answer([example.prompt for example in examples], split=None, greedy=True)
-    completions = [completion for batch in batches for completion in batch]
-    verdicts = task.grade(examples, [c.text for c in completions])
+    part.task.check(part.level, "validation")
+    examples = part.task.examples(part.level, "validation", config.seed, config.ablation_problems)
+    prompts = [example.prompt for example in examples]
+    batches = engine.answer(prompts, None, config.token_limit(part), greedy=True)
+    answers = [answer for batch in batches for answer in batch]
+    verdicts = part.task.grade(examples, [answer.text for answer in answers], thinking=config.thinking)
     solved = [
-        (engine.prompt_ids(example.prompt), list(completion.token_ids))
-        for example, completion, verdict in zip(examples, completions, verdicts, strict=True)
+        (engine.checkpoint.prompt_ids(example.prompt), list(answer.token_ids))
+        for example, answer, verdict in zip(examples, answers, verdicts, strict=True)
         if verdict.correct
     ]
     if not solved:
         raise DataError(
             f"ablation: {config.model} solves 0 of {len(examples)} validation problems of "
-            f"{config.task}/{level}, expected at least 1 to rank its heads by"
+            f"{part.label}, expected at least 1 to rank its heads by"
         )
     return solved
 

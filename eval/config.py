@@ -1,16 +1,18 @@
-"""Settings of an evaluation. The command line reads its defaults from here."""
+"""Settings of an evaluation. The command line and the YAML file read their options from here."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rlkv.errors import ConfigError
 from rlkv.window import Window
 
-from .tasks import get_task
+from .parts import Part, parse_part
 
 FULL, RLKV, RANDOM, ABLATION, ALL_STREAMING = "full", "rlkv", "random", "ablation", "all-streaming"
 BUILT_IN_METHODS = (FULL, RLKV, RANDOM, ABLATION, ALL_STREAMING)
@@ -22,80 +24,120 @@ MIN_PROBLEMS = 10
 """Below this a 95% interval spans half of all accuracies."""
 
 
+def setting(default: Any, text: str, **how: Any) -> Any:
+    """A field with its default, the line that explains it, and how it is written (``rlkv.cli.options``)."""
+    return field(default=default, metadata={"help": text, **how})
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        return tuple(float(number) for number in names(text))
+    except ValueError:
+        expected = "numbers in [0, 1] separated by commas"
+        raise ConfigError(f"sparsities: found {text!r}, expected {expected}") from None
+
+
+def listed(default: tuple, text: str, metavar: str, parser: Callable[[str], tuple] = names) -> Any:
+    """A field that is a list, written with commas on the command line."""
+    return setting(default, text, parser=parser, metavar=metavar)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """One comparison: a model and a task, several methods at several sparsities.
+    """One comparison: a model, several methods at several sparsities, on the same problems of several tasks.
 
     Attributes:
         out: run folder; what is already there under the same settings is used, not computed again.
-        model: name of a shipped model, a folder, or a name on the hub.
-        task: name in the task registry.
-        level: part of the task; None is the task's default.
-        split: set of problems.
-        seed: which problems are drawn, and the sampling.
-        num_problems: answered by each method at each sparsity.
-        methods: of ``BUILT_IN_METHODS`` or named in ``heads``.
-        sparsities: fractions of KV heads that stream, for every method but full and all-streaming.
         heads: heads files by method name; ``rlkv`` replaces the one shipped with the model.
-        random_seeds: how many random draws of heads.
-        ablation_problems: validation problems whose solutions rank the heads by ablation.
-        window: window of streaming heads; None is the serving window of the heads files.
-        max_new_tokens: token limit of an answer; None is the task's.
-        temperature: 0 is greedy.
-        top_p: nucleus of sampling, without effect on greedy answers.
-        dtype: of weights, activations and cache.
-        device: ``auto`` takes CUDA where there is a device.
-        batch_size: problems answered at a time.
 
     Raises:
         ConfigError: a value out of range or unknown.
     """
 
     out: Path
-    model: str = "tiny-reasoner"
-    task: str = "tiny"
-    level: str | None = None
-    split: str = "test"
-    seed: int = 0
-    num_problems: int = 500
-    methods: tuple[str, ...] = BUILT_IN_METHODS
-    sparsities: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     heads: Mapping[str, str] = field(default_factory=dict)
-    random_seeds: int = 5
-    ablation_problems: int = 64
-    window: Window | None = None
-    max_new_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    dtype: str = "float32"
-    device: str = "auto"
-    batch_size: int = 128
+    model: str = setting("tiny-reasoner", "Shipped model, folder, or name on the hub.")
+    tasks: tuple[str, ...] = listed(
+        ("tiny",), "Tasks, each with its default level or one named.", "TASK[:LEVEL],…"
+    )
+    data_dir: Path | None = setting(None, "Local data, a sub-folder a task.", shown="the hub")
+    split: str = setting("test", "Set of problems.")
+    n: int | None = setting(None, "Problems of each task.", shown="the task's own number")
+    samples: int = setting(1, "Answers to each problem; accuracy is then pass@1, their mean.")
+    methods: tuple[str, ...] = listed(BUILT_IN_METHODS, "Methods, or names given by --heads.", "NAME,…")
+    sparsities: tuple[float, ...] = listed(
+        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "Fractions of KV heads that stream.", "NUMBER,…", numbers
+    )
+    window: Window | None = setting(
+        None,
+        "Window of streaming heads.",
+        parser=Window.parse,
+        metavar="S+W",
+        shown="serving window of the heads file",
+    )
+    seed: int = setting(0, "Which problems are drawn, and the sampling.")
+    random_seeds: int = setting(5, "Random draws of heads.")
+    ablation_problems: int = setting(64, "Validation problems that rank heads by ablation.")
+    max_new_tokens: int | None = setting(None, "Token limit of an answer.", shown="the task's")
+    temperature: float = setting(0.0, "0 is greedy.")
+    top_p: float = setting(1.0, "Nucleus of sampling.")
+    thinking: bool = setting(True, "The model thinks: an answer counts only after its </think>.")
+    dtype: str = setting("float32", f"One of {', '.join(DTYPES)}: weights, activations and cache.")
+    device: str = setting("auto", f"One of {', '.join(DEVICES)}.")
+    batch_size: int = setting(128, "Problems answered at a time.")
 
     def __post_init__(self) -> None:
-        get_task(self.task).check(self.problem_level, self.split)
+        for part in self.parts:
+            part.task.check(part.level, self.split)
+        _check_unique("tasks", tuple(part.label for part in self.parts))
         self._check_methods()
         self._check_sparsities()
+        self._check_sampling()
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("device", self.device, DEVICES)
-        _check_at_least("num_problems", self.num_problems, MIN_PROBLEMS, ": fewer say nothing about a method")
-        for name, smallest in (("random_seeds", 1), ("ablation_problems", 1), ("batch_size", 1), ("seed", 0)):
-            _check_at_least(name, getattr(self, name), smallest)
+        for name in ("random_seeds", "ablation_problems", "batch_size", "samples"):
+            _check_at_least(name, getattr(self, name), 1)
+        _check_at_least("seed", self.seed, 0)
+        if self.n is not None:
+            _check_at_least("n", self.n, MIN_PROBLEMS, ": fewer say nothing about a method")
         if self.max_new_tokens is not None:
             _check_at_least("max_new_tokens", self.max_new_tokens, 1)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The tasks at their levels."""
+        if not self.tasks:
+            raise ConfigError("tasks: none given, expected TASK or TASK:LEVEL")
+        return tuple(parse_part(text, self.data_dir) for text in self.tasks)
+
+    def num_problems(self, part: Part) -> int:
+        """Problems of a task, its own number put in."""
+        return self.n or part.task.default_problems(part.level)
+
+    def token_limit(self, part: Part) -> int:
+        """The limit of new tokens, the task's put in."""
+        return self.max_new_tokens or part.task.max_new_tokens(part.level)
+
+    def _check_sampling(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ConfigError(f"temperature is {self.temperature}, expected a number of at least 0")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}, expected a number in (0, 1]")
-
-    @property
-    def problem_level(self) -> str:
-        """The level, the task's default put in."""
-        return self.level or get_task(self.task).default_level
-
-    @property
-    def token_limit(self) -> int:
-        """The limit of new tokens, the task's put in."""
-        return self.max_new_tokens or get_task(self.task).max_new_tokens(self.problem_level)
+        if self.samples > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"samples is {self.samples} at temperature 0, expected a temperature above 0: "
+                "greedy answers are all alike"
+            )
 
     def _check_methods(self) -> None:
         for name in self.heads:

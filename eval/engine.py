@@ -1,43 +1,22 @@
-"""The model in process: found, loaded when first needed, and asked with the cache of a method."""
+"""The model in process: loaded when first needed, and asked with the cache of a method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlkv.cache import use_hybrid_cache
 from rlkv.errors import ConfigError
 from rlkv.generation import Completion, HeadSplit, chat_prompt, generate_batched
-from rlkv.models import resolve_model
 
+from .answer import Answer
+from .checkpoint import Checkpoint
 from .config import EvalConfig
 
 STOCK_ATTENTION = "sdpa"
-
-
-def locate(model: str) -> Path:
-    """The folder of a shipped model, of a local one, or of one on the hub, downloaded if need be.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    found = resolve_model(model)
-    if Path(found).is_dir():
-        return Path(found)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(found), ignore_patterns=["*.pth", "original/*", "*.gguf"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        found = f"neither shipped, nor a folder, nor on the hub: {_first_line(error)}"
-        raise ConfigError(f"model {model}: {found}") from error
 
 
 def choose_device(wanted: str) -> str:
@@ -56,81 +35,81 @@ class Engine:
     """A model that answers prompts with the stock cache or with a hybrid one.
 
     Attributes:
-        folder: of the model's files.
+        checkpoint: the model's files.
         device: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, config: EvalConfig, folder: Path, device: str) -> None:
+    def __init__(self, config: EvalConfig, checkpoint: Checkpoint) -> None:
         self._config = config
-        self.folder = folder
-        self.device = device
-
-    @cached_property
-    def model_config(self) -> PretrainedConfig:
-        """The config alone; reads no weights."""
-        return self._load(AutoConfig)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer, with a padding token."""
-        tokenizer = self._load(AutoTokenizer)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        self.checkpoint = checkpoint
+        self.device = choose_device(config.device)
 
     @cached_property
     def model(self) -> PreTrainedModel:
         """The model on its device."""
         dtype = getattr(torch, self._config.dtype)
-        model = self._load(AutoModelForCausalLM, dtype=dtype, attn_implementation=STOCK_ATTENTION)
+        model = self.checkpoint.load(AutoModelForCausalLM, dtype=dtype, attn_implementation=STOCK_ATTENTION)
         return model.to(self.device).eval()
 
-    def _load(self, loader: Any, **options: Any) -> Any:
-        try:
-            return loader.from_pretrained(self.folder, **options)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.folder}: cannot load the model: {_first_line(error)}") from error
-
-    def prompt_ids(self, problem: str) -> list[int]:
-        """Token ids of a user's message in the model's chat template."""
-        return self.tokenizer(chat_prompt(self.tokenizer, problem), add_special_tokens=False)["input_ids"]
-
     def answer(
-        self, problems: Sequence[str], split: HeadSplit | None, begin: int = 0, greedy: bool = False
-    ) -> Iterator[list[Completion]]:
-        """Answer users' messages, a batch at a time.
+        self,
+        problems: Sequence[str],
+        split: HeadSplit | None,
+        max_new_tokens: int,
+        begin: int = 0,
+        greedy: bool = False,
+    ) -> Iterator[list[Answer]]:
+        """Answer users' messages, a batch at a time, in their order.
 
         Args:
             problems: messages.
             split: the heads that stream, None for the stock attention and cache.
+            max_new_tokens: token limit of an answer.
             begin: the message to begin with.
             greedy: whatever the sampling of the comparison is.
 
         Yields:
-            The completions of one batch; their ``index`` counts within the batch.
+            The answers of one batch.
         """
         if split is None:
             self.model.set_attn_implementation(STOCK_ATTENTION)
         else:
             use_hybrid_cache(self.model)
-        config = self._config
+        config, tokenizer = self._config, self.checkpoint.tokenizer
+        temperature = 0.0 if greedy else config.temperature
         for start in range(begin, len(problems), config.batch_size):
             # Seeded by batch, so that a resumed run draws what an uninterrupted one would have drawn.
-            torch.manual_seed(config.seed * 1_000_003 + start)
-            prompts = [
-                chat_prompt(self.tokenizer, text) for text in problems[start : start + config.batch_size]
-            ]
-            yield from generate_batched(
+            seed = config.seed * 1_000_003 + start
+            torch.manual_seed(seed)
+            batch = problems[start : start + config.batch_size]
+            completions = generate_batched(
                 self.model,
-                self.tokenizer,
-                prompts,
-                max_new_tokens=config.token_limit,
+                tokenizer,
+                [chat_prompt(tokenizer, text) for text in batch],
+                max_new_tokens=max_new_tokens,
                 batch_size=config.batch_size,
                 split=split,
-                temperature=0.0 if greedy else config.temperature,
+                temperature=temperature,
                 top_p=config.top_p,
             )
+            yield self._answers(start, batch, next(completions), seed if temperature else None)
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    def _answers(
+        self, start: int, batch: Sequence[str], completions: list[Completion], seed: int | None
+    ) -> list[Answer]:
+        lengths = [len(self.checkpoint.prompt_ids(text)) for text in batch]
+        # Every row of a batch caches the longest prompt and all of the longest answer but its last token.
+        cached = max(lengths) + max(len(c.token_ids) for c in completions) - 1
+        return [
+            Answer(
+                index=start + completion.index,
+                text=completion.text,
+                token_ids=completion.token_ids,
+                prompt_length=length,
+                finish_reason=completion.finish_reason,
+                seed=seed,
+                kv_bytes=completion.kv_bytes,
+                cached_tokens=cached,
+            )
+            for completion, length in zip(completions, lengths, strict=True)
+        ]

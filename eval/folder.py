@@ -3,7 +3,7 @@
 ::
 
     run.json                    settings and the list of results
-    results/NAME-HASH.jsonl     answers of one method at one sparsity
+    results/NAME-HASH.jsonl     answers of one method at one sparsity on one task
     heads/NAME-HASH.json        heads files that took part, as they were
 """
 
@@ -32,6 +32,7 @@ class Entry:
     """One result of a run; paths are relative to the run folder.
 
     Attributes:
+        task: label of the task.
         method: name of the method.
         sparsity: fraction of KV heads that stream.
         seed: of the draw, None for every method but random.
@@ -39,6 +40,7 @@ class Entry:
         heads: heads file behind the mask, None where there is none.
     """
 
+    task: str
     method: str
     sparsity: float
     seed: int | None
@@ -54,12 +56,14 @@ class Run:
         model: name that the user gave.
         window: of streaming heads, as ``S+W``, None where nothing streams.
         settings: what all results share (``identity.settings``).
+        tasks: what the results of each task share besides, by its label (``identity.task_settings``).
         entries: the results, in the order of work.
     """
 
     model: str
     window: str | None
     settings: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
     entries: list[Entry]
 
 
@@ -76,9 +80,9 @@ def create(folder: Path) -> None:
         raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
 
 
-def result_path(name: str, sparsity: float, identity: dict[str, Any]) -> str:
+def result_path(task: str, name: str, sparsity: float, identity: dict[str, Any]) -> str:
     """File of a result, relative to the run folder."""
-    return f"results/{name}-{sparsity:g}-{digest(identity)[:HASH_LENGTH]}.jsonl"
+    return f"results/{task.replace(':', '-')}-{name}-{sparsity:g}-{digest(identity)[:HASH_LENGTH]}.jsonl"
 
 
 def keep_heads(folder: Path, name: str, heads: HeadsFile) -> str:
@@ -102,15 +106,20 @@ def write_run(folder: Path, run: Run) -> None:
     Raises:
         DataError: the folder cannot be written.
     """
-    kept, window = [], run.window
+    kept, window, tasks = [], run.window, run.tasks
     if (folder / RUN_FILE).exists():
         old = read_run(folder)
         # Full answers have no window: they go with any.
         same_window = None in (old.window, run.window) or old.window == run.window
         if old.settings == run.settings and same_window:
-            kept = [entry for entry in old.entries if not _replaced(entry, run.entries)]
+            tasks = run.tasks | {task: own for task, own in old.tasks.items() if task not in run.tasks}
+            kept = [
+                entry
+                for entry in old.entries
+                if old.tasks[entry.task] == tasks[entry.task] and not _replaced(entry, run.entries)
+            ]
             window = run.window or old.window
-    merged = asdict(Run(run.model, window, run.settings, [*run.entries, *kept]))
+    merged = asdict(Run(run.model, window, run.settings, tasks, [*run.entries, *kept]))
     write_text(folder / RUN_FILE, json.dumps(merged, indent=1) + "\n")
 
 
@@ -118,7 +127,8 @@ def _replaced(old: Entry, entries: list[Entry]) -> bool:
     """Whether a run answers the same again, or with other heads under the same name."""
     same_method = [entry for entry in entries if entry.method == old.method]
     return any(
-        (entry.sparsity, entry.seed) == (old.sparsity, old.seed) or entry.heads != old.heads
+        (entry.task, entry.sparsity, entry.seed) == (old.task, old.sparsity, old.seed)
+        or entry.heads != old.heads
         for entry in same_method
     )
 
@@ -149,10 +159,9 @@ def read_results(folder: Path, run: Run) -> list[Result]:
             continue
         _, samples = read_journal(folder / entry.file)
         if samples:
-            expected = run.settings["num_problems"]
-            results.append(
-                summarise(Step(entry.method, entry.sparsity, entry.seed), samples, expected, entry.file)
-            )
+            step = Step(entry.method, entry.sparsity, entry.seed)
+            num_problems, draws = run.tasks[entry.task]["num_problems"], run.settings["samples"]
+            results.append(summarise(entry.task, step, samples, num_problems, draws, entry.file))
     return with_shares(results)
 
 

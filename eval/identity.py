@@ -18,7 +18,7 @@ from rlkv.generation import HeadSplit
 from rlkv.heads import package_versions
 
 from .config import EvalConfig
-from .tasks import get_task
+from .parts import Part
 
 MODEL_FILES = (
     "config.json",
@@ -38,7 +38,7 @@ PACKAGES = ("rlkv", "torch", "transformers", "math-verify")
 
 
 def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, Any]:
-    """What all methods of a comparison share, as JSON values.
+    """What all tasks and methods of a comparison share, as JSON values.
 
     Args:
         config: of the comparison.
@@ -47,14 +47,9 @@ def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, A
     """
     return {
         "model": model_digest(model_folder),
-        "task": config.task,
-        "task_revision": get_task(config.task).revision,
-        "level": config.problem_level,
-        "split": config.split,
         "seed": config.seed,
-        "num_problems": config.num_problems,
-        "max_new_tokens": config.token_limit,
-        "repetition": asdict(get_task(config.task).repetition),
+        "samples": config.samples,
+        "thinking": config.thinking,
         "temperature": config.temperature,
         "top_p": config.top_p,
         "dtype": config.dtype,
@@ -64,17 +59,37 @@ def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, A
     }
 
 
-def identity(shared: dict[str, Any], split: HeadSplit | None) -> dict[str, Any]:
-    """The identity of one method at one sparsity: the mask itself counts, not the name it goes by.
+def task_settings(config: EvalConfig, part: Part) -> dict[str, Any]:
+    """What all methods share on one task, as JSON values."""
+    return {
+        "task": part.name,
+        "revision": part.task.revision,
+        "level": part.level,
+        "split": config.split,
+        "num_problems": config.num_problems(part),
+        "max_new_tokens": config.token_limit(part),
+        "repetition": asdict(part.task.repetition),
+    }
+
+
+def identity(shared: dict[str, Any], task: dict[str, Any], split: HeadSplit | None) -> dict[str, Any]:
+    """The identity of one method at one sparsity on one task: the mask itself counts, not its name.
 
     Args:
         shared: from ``settings``.
+        task: from ``task_settings``.
         split: the heads that stream, None for the stock cache.
     """
     if split is None:
-        return {"settings": shared, "cache": "full"}
+        return {"settings": shared, "task": task, "cache": "full"}
     rows = ["".join("s" if streams else "F" for streams in row) for row in split.streaming.tolist()]
-    return {"settings": shared, "cache": "hybrid", "window": str(split.window), "heads": rows}
+    return {
+        "settings": shared,
+        "task": task,
+        "cache": "hybrid",
+        "window": str(split.window),
+        "heads": rows,
+    }
 
 
 def digest(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""Accuracy against sparsity, a line a method."""
+"""Accuracy against sparsity, a panel a task, a line a method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -30,16 +30,34 @@ LABEL_GAP = 0.052
 """Least vertical distance of two labels, as a share of the axis."""
 
 
-def plot_accuracy(results: Sequence[Result], title: str, path: Path) -> None:
-    """Draw the comparison into a PNG file.
+MAX_COLUMNS = 3
+"""Panels side by side."""
+
+
+def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
+    """Draw the comparison into a PNG or SVG file.
+
+    Args:
+        tasks: results of each task under the title of its panel; at least one.
+        path: where to; the suffix picks the format.
 
     Raises:
         DataError: the file cannot be written.
     """
     from matplotlib.figure import Figure  # here: half a second that only this function needs
 
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot()
+    columns = min(len(tasks), MAX_COLUMNS)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(7.2 * columns, 4.4 * rows), layout="constrained")
+    for place, (title, results) in enumerate(tasks.items(), start=1):
+        _draw_task(figure.add_subplot(rows, columns, place), results, title)
+    try:
+        figure.savefig(path, dpi=200)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _draw_task(axes: Axes, results: Sequence[Result], title: str) -> None:
     _prepare(axes, results, title)
     methods = list(dict.fromkeys(result.method for result in results if result.method != FULL))
     spare = iter(OTHER_COLOURS * len(methods))
@@ -53,10 +71,6 @@ def plot_accuracy(results: Sequence[Result], title: str, path: Path) -> None:
         if result.method == FULL:
             _draw_full(axes, result)
     _label(axes, labels)
-    try:
-        figure.savefig(path, dpi=200)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def _prepare(axes: Axes, results: Sequence[Result], title: str) -> None:

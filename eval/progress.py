@@ -8,23 +8,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from .methods import Step
 from .results import Result
 
 
 class Watcher(Protocol):
     """What a comparison calls as it goes."""
 
-    def planned(self, steps: int, problems: int) -> None:
-        """Work begins: ``steps`` results of ``problems`` answers each."""
+    def planned(self, answers: int) -> None:
+        """Work begins, of so many answers in all."""
 
-    def started(self, step: Step, done: int) -> None:
-        """A step begins, of which ``done`` answers are there already."""
+    def started(self, title: str, answers: int, done: int) -> None:
+        """A step of so many answers begins, of which ``done`` are there already."""
 
     def advanced(self, answers: int) -> None:
         """So many more answers of the step."""
 
-    def finished(self, result: Result) -> None:
+    def finished(self, title: str, result: Result) -> None:
         """A step is complete."""
 
     def ranking(self, heads: int) -> None:
@@ -37,10 +36,10 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that says nothing."""
 
-    def planned(self, steps: int, problems: int) -> None: ...
-    def started(self, step: Step, done: int) -> None: ...
+    def planned(self, answers: int) -> None: ...
+    def started(self, title: str, answers: int, done: int) -> None: ...
     def advanced(self, answers: int) -> None: ...
-    def finished(self, result: Result) -> None: ...
+    def finished(self, title: str, result: Result) -> None: ...
     def ranking(self, heads: int) -> None: ...
     def ranked(self, heads: int) -> None: ...
 
@@ -59,8 +58,6 @@ class Terminal:
             TimeLeft(),
             console=console,
         )
-        self._problems = 0
-        self._skipped = 0
         self._all = self._progress.add_task("comparison", total=None, unit="answers", start=False)
         self._step: TaskID | None = None
 
@@ -71,13 +68,12 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def planned(self, steps: int, problems: int) -> None:
-        self._problems = problems
-        self._progress.update(self._all, total=steps * problems)
+    def planned(self, answers: int) -> None:
+        self._progress.update(self._all, total=answers)
         self._progress.start_task(self._all)
 
-    def started(self, step: Step, done: int) -> None:
-        self._begin(str(step), self._problems, "answers", done)
+    def started(self, title: str, answers: int, done: int) -> None:
+        self._begin(title, answers, "answers", done)
         # Answers of an earlier run leave the total, or the time left would count on their speed.
         task = self._progress.tasks[0]
         self._progress.update(self._all, total=(task.total or 0) - done)
@@ -86,10 +82,9 @@ class Terminal:
         self._advance(answers)
         self._progress.advance(self._all, answers)
 
-    def finished(self, result: Result) -> None:
-        name = Step(result.method, result.sparsity, result.seed)
+    def finished(self, title: str, result: Result) -> None:
         self._progress.console.print(
-            f"{name!s:<22} accuracy {result.accuracy:6.1%} [{result.low:.1%}, {result.high:.1%}]"
+            f"{title:<22} accuracy {result.accuracy:6.1%} [{result.low:.1%}, {result.high:.1%}]"
             f"  length {result.mean_length:.0f}",
             highlight=False,
             markup=False,

@@ -19,17 +19,19 @@ class Sample:
     """One graded answer.
 
     Attributes:
-        index: position of the problem in the run.
+        index: position in the run; the answers to one problem follow each other.
         id: the problem's own.
         text: the model's answer.
         extracted: what the grader took for the answer, None where it found none.
         correct: the verdict.
         reason: why, in the grader's words.
+        prompt_length: tokens of the prompt.
         length: new tokens, the end-of-sequence token included.
         finish_reason: ``stop``, or ``length`` at the token limit.
         repetitive: by the task's definition.
-        kv_bytes: bytes of keys and values that its batch's cache held at the end, divided by the batch size.
-        cached_tokens: tokens that each sequence of that cache stood for, padding included.
+        seed: of its sampling, None where greedy.
+        kv_bytes: bytes of keys and values held for it at its end (``Answer.kv_bytes``).
+        cached_tokens: tokens that those bytes stand for.
     """
 
     index: int
@@ -38,9 +40,11 @@ class Sample:
     extracted: str | None
     correct: bool
     reason: str
+    prompt_length: int
     length: int
     finish_reason: str
     repetitive: bool
+    seed: int | None
     kv_bytes: float
     cached_tokens: int
 
@@ -68,7 +72,7 @@ class Journal:
 
 
 @contextmanager
-def open_journal(path: Path, identity: dict[str, Any], batch_size: int) -> Iterator[Journal]:
+def open_journal(path: Path, identity: dict[str, Any], count: int, batch_size: int) -> Iterator[Journal]:
     """Open a result file to go on where it ends, or begin it.
 
     A line that a kill cut off is dropped. So is a batch that is not whole: cache bytes and sampling belong
@@ -77,6 +81,7 @@ def open_journal(path: Path, identity: dict[str, Any], batch_size: int) -> Itera
     Args:
         path: of the file.
         identity: of the result; the file must have begun with the same.
+        count: answers of the finished file.
         batch_size: answers that are appended at a time.
 
     Raises:
@@ -98,7 +103,7 @@ def open_journal(path: Path, identity: dict[str, Any], batch_size: int) -> Itera
         header, samples = _parse(path, lines)
         if header != identity:
             raise DataError(f"{path}: holds the result of other settings, expected those of its name")
-        if len(samples) < identity["settings"]["num_problems"]:
+        if len(samples) < count:
             samples = samples[: len(samples) // batch_size * batch_size]
         end = sum(len(line) + 1 for line in lines[: 1 + len(samples)])
         if file.seek(0, os.SEEK_END) != end:  # a finished file is left untouched

@@ -27,8 +27,8 @@ COLUMNS = (
 SUMMARY_FILE, ACCURACY_FILE, HEADS_FILE = "summary.json", "accuracy.png", "heads.png"
 
 
-def report(folder: Path) -> Table:
-    """Write summary and pictures into a run folder; returns the table for the terminal.
+def report(folder: Path) -> list[Table]:
+    """Write summary and pictures into a run folder; returns a table a task for the terminal.
 
     Raises:
         DataError: the folder holds no results, or cannot be written.
@@ -38,19 +38,21 @@ def report(folder: Path) -> Table:
     if not results:
         raise DataError(f"{folder}: holds no answers yet, expected at least one batch")
     figures = [asdict(result) for result in results]
-    summary = {"model": run.model, "window": run.window, "settings": run.settings, "results": figures}
+    summary = {**asdict(run), "results": figures}
+    del summary["entries"]
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    plot_accuracy(results, caption(run), folder / ACCURACY_FILE)
+    by_task = {caption(run, task): [r for r in results if r.task == task] for task in run.tasks}
+    answered = {title: own for title, own in by_task.items() if own}
+    plot_accuracy(answered, folder / ACCURACY_FILE)
     _plot_heads(folder, run)
-    return table(results, caption(run))
+    return [table(own, title) for title, own in answered.items()]
 
 
-def caption(run: Run) -> str:
-    """One line that says what was compared."""
-    settings = run.settings
+def caption(run: Run, task: str) -> str:
+    """One line that says what was compared on a task."""
     window = f", window {run.window}" if run.window else ""
-    problems = f"{settings['task']}/{settings['level']}, n = {settings['num_problems']}"
-    return f"{Path(run.model).name}, {problems}{window}"
+    draws = f" x {run.settings['samples']}" if run.settings["samples"] > 1 else ""
+    return f"{Path(run.model).name}, {task}, n = {run.tasks[task]['num_problems']}{draws}{window}"
 
 
 def table(results: Sequence[Result], title: str) -> Table:

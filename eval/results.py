@@ -8,22 +8,26 @@ from statistics import fmean
 
 from .config import FULL
 from .methods import Step
-from .metrics import wilson_interval
+from .metrics import pass_at_1
 from .records import Sample
 
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of one method at one sparsity.
+    """Figures of one method at one sparsity on one task.
 
     Attributes:
+        task: label of the task.
         method: name of the method.
         sparsity: fraction of KV heads that stream.
         seed: of the draw, None for every method but random.
-        num_problems: answered so far.
+        num_problems: answered so far, each by at least one sample.
+        num_answers: so far.
         finished: whether that is all of them.
-        accuracy: share of right answers.
-        low: lower bound of the accuracy's 95% interval (Wilson).
+        accuracy: share of right answers; with several samples a problem, the mean of the problems' shares
+            (pass@1).
+        standard_error: of the accuracy, from the spread over problems.
+        low: lower bound of the accuracy's 95% interval.
         high: upper bound.
         mean_length: tokens of an answer.
         overlong: share of answers cut off at the token limit.
@@ -36,12 +40,15 @@ class Result:
         file: of the answers, relative to the run folder.
     """
 
+    task: str
     method: str
     sparsity: float
     seed: int | None
     num_problems: int
+    num_answers: int
     finished: bool
     accuracy: float
+    standard_error: float
     low: float
     high: float
     mean_length: float
@@ -54,19 +61,35 @@ class Result:
     file: str
 
 
-def summarise(step: Step, samples: Sequence[Sample], expected: int, file: str) -> Result:
-    """The figures of at least one answer, out of ``expected`` ones."""
-    correct = sum(sample.correct for sample in samples)
-    low, high = wilson_interval(correct, len(samples))
+def summarise(
+    task: str, step: Step, samples: Sequence[Sample], num_problems: int, draws: int, file: str
+) -> Result:
+    """The figures of at least one answer.
+
+    Args:
+        task: label of the task.
+        step: of the answers.
+        samples: those there are.
+        num_problems: of the task, whether answered or not.
+        draws: answers to each problem.
+        file: of the answers, relative to the run folder.
+    """
+    by_problem: dict[int, list[bool]] = {}
+    for sample in samples:
+        by_problem.setdefault(sample.index // draws, []).append(sample.correct)
+    estimate = pass_at_1(list(by_problem.values()))
     return Result(
+        task=task,
         method=step.method,
         sparsity=step.sparsity,
         seed=step.seed,
-        num_problems=len(samples),
-        finished=len(samples) == expected,
-        accuracy=correct / len(samples),
-        low=low,
-        high=high,
+        num_problems=len(by_problem),
+        num_answers=len(samples),
+        finished=len(samples) == num_problems * draws,
+        accuracy=estimate.accuracy,
+        standard_error=estimate.standard_error,
+        low=estimate.low,
+        high=estimate.high,
         mean_length=fmean(sample.length for sample in samples),
         overlong=fmean(sample.finish_reason == "length" for sample in samples),
         repetitive=fmean(sample.repetitive for sample in samples),
@@ -79,8 +102,11 @@ def summarise(step: Step, samples: Sequence[Sample], expected: int, file: str) -
 
 
 def with_shares(results: Sequence[Result]) -> list[Result]:
-    """The same results with ``kv_share`` filled in, where full is among them."""
-    full = next((result.kv_bytes_per_token for result in results if result.method == FULL), None)
-    if full is None:
-        return list(results)
-    return [replace(result, kv_share=result.kv_bytes_per_token / full) for result in results]
+    """The same results with ``kv_share`` filled in, where full is among those of the same task."""
+    full = {result.task: result.kv_bytes_per_token for result in results if result.method == FULL}
+    return [
+        replace(result, kv_share=result.kv_bytes_per_token / full[result.task])
+        if result.task in full
+        else result
+        for result in results
+    ]

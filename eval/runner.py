@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 from rlkv.errors import ConfigError
-from rlkv.generation import Completion, HeadSplit
+from rlkv.generation import HeadSplit
 from rlkv.heads import ModelShape
 from rlkv.window import Window
 
 from .ablation import ablation_heads
+from .answer import Answer
+from .checkpoint import Checkpoint, locate
 from .config import ABLATION, EvalConfig
-from .engine import Engine, choose_device, locate
+from .engine import Engine
 from .folder import Entry, Run, create, keep_heads, read_results, read_run, result_path, write_run
-from .identity import identity, settings
+from .identity import identity, settings, task_settings
 from .methods import Step, choose_window, load_heads, plan, streaming_heads
+from .parts import Part
 from .progress import Silent, Watcher
 from .records import Sample, open_journal
 from .results import Result, summarise
-from .tasks import Example, get_task
+from .tasks import Example
 
 
 def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> list[Result]:
@@ -44,95 +47,114 @@ class Comparison:
     def __init__(self, config: EvalConfig, watcher: Watcher) -> None:
         self.config = config
         self.watcher = watcher
-        self.task = get_task(config.task)
-        self.engine = Engine(config, locate(config.model), choose_device(config.device))
-        self.heads = load_heads(config, self.engine.folder, self.engine.model_config)
+        checkpoint = Checkpoint(locate(config.model))
+        self.engine = Engine(config, checkpoint)
+        self.heads = load_heads(config, checkpoint.folder, checkpoint.model_config)
         self.window = choose_window(config, self.heads)
-        self.shape = ModelShape.from_config(self.engine.model_config, model_id=config.model)
-        self.settings = settings(config, self.engine.folder, self.engine.device)
-        self.examples = self.task.examples(
-            config.problem_level, config.split, config.seed, config.num_problems
-        )
-        if len(self.examples) < config.num_problems:
-            raise ConfigError(
-                f"num_problems is {config.num_problems}, expected at most {len(self.examples)}: "
-                f"{config.task}/{config.problem_level} has no more in {config.split}"
-            )
+        self.shape = ModelShape.from_config(checkpoint.model_config, model_id=config.model)
+        self.settings = settings(config, checkpoint.folder, self.engine.device)
+        self.tasks = {part.label: task_settings(config, part) for part in config.parts}
+        self.examples = {part.label: _examples(config, part) for part in config.parts}
 
     def run(self) -> list[Result]:
         """Answer what is missing; returns the figures."""
         create(self.config.out)
         steps = plan(self.config)
-        self.watcher.planned(len(steps), self.config.num_problems)
+        self.watcher.planned(len(steps) * self.config.samples * sum(map(len, self.examples.values())))
         entries: list[Entry] = []
-        for step in steps:
-            entry, split = self._prepare(step)
-            entries.append(entry)
-            self._publish(entries)
-            self._answer(step, split, self.config.out / entry.file)
+        for part in self.config.parts:
+            for step in steps:
+                split = self._split(step)
+                entries.append(self._entry(part, step, split))
+                self._publish(entries)
+                self._answer(part, step, split, entries[-1].file)
         return read_results(self.config.out, read_run(self.config.out))
 
-    def _prepare(self, step: Step) -> tuple[Entry, HeadSplit | None]:
-        """A step's place in the run folder and the heads that stream."""
+    def _split(self, step: Step) -> HeadSplit | None:
+        """The heads that stream in a step; ablation ranks them first, on the first task's problems."""
         if step.method == ABLATION and ABLATION not in self.heads:
-            window = self._known_window()
+            part = self.config.parts[0]
+            recipe = self.settings | self.tasks[part.label]
             self.heads[ABLATION] = ablation_heads(
-                self.config, self.engine, window, self.settings, self.watcher
+                self.config, part, self.engine, self._known_window(), recipe, self.watcher
             )
         streaming = streaming_heads(step, self.shape, self.heads)
-        split = None if streaming is None else HeadSplit(streaming, self._known_window())
+        return None if streaming is None else HeadSplit(streaming, self._known_window())
+
+    def _entry(self, part: Part, step: Step, split: HeadSplit | None) -> Entry:
+        """A step's place in the run folder."""
         own = self.heads.get(step.method)
         heads = keep_heads(self.config.out, step.method, own) if own else None
-        path = result_path(step.name, step.sparsity, identity(self.settings, split))
-        return Entry(step.method, step.sparsity, step.seed, path, heads), split
+        path = result_path(part.label, step.name, step.sparsity, self._identity(part, split))
+        return Entry(part.label, step.method, step.sparsity, step.seed, path, heads)
+
+    def _identity(self, part: Part, split: HeadSplit | None) -> dict[str, Any]:
+        return identity(self.settings, self.tasks[part.label], split)
 
     def _publish(self, entries: list[Entry]) -> None:
         window = None if self.window is None else str(self.window)
-        write_run(self.config.out, Run(self.config.model, window, self.settings, list(entries)))
+        write_run(self.config.out, Run(self.config.model, window, self.settings, self.tasks, list(entries)))
 
-    def _answer(self, step: Step, split: HeadSplit | None, path: Path) -> None:
+    def _answer(self, part: Part, step: Step, split: HeadSplit | None, file: str) -> None:
         """Bring the file of a step to its full number of answers."""
-        count = len(self.examples)
-        with open_journal(path, identity(self.settings, split), self.config.batch_size) as journal:
-            self.watcher.started(step, len(journal.samples))
-            for samples in self._samples(split, len(journal.samples)):
+        num_problems, draws = len(self.examples[part.label]), self.config.samples
+        count, path = num_problems * draws, self.config.out / file
+        with open_journal(path, self._identity(part, split), count, self.config.batch_size) as journal:
+            title = str(step) if len(self.config.parts) == 1 else f"{part.label} {step}"
+            self.watcher.started(title, count, len(journal.samples))
+            for samples in self._samples(part, split, len(journal.samples)):
                 journal.append(samples)
                 self.watcher.advanced(len(samples))
-            file = str(path.relative_to(self.config.out))
-            self.watcher.finished(summarise(step, journal.samples, count, file))
+            figures = summarise(part.label, step, journal.samples, num_problems, draws, file)
+            self.watcher.finished(title, figures)
 
-    def _samples(self, split: HeadSplit | None, begin: int) -> Iterator[list[Sample]]:
-        if begin == len(self.examples):
+    def _samples(self, part: Part, split: HeadSplit | None, begin: int) -> Iterator[list[Sample]]:
+        """The graded answers that are missing, a batch at a time."""
+        examples = [example for example in self.examples[part.label] for _ in range(self.config.samples)]
+        if begin == len(examples):
             return  # nothing to do, and no reason to load the model
-        prompts = [example.prompt for example in self.examples]
-        for completions in self.engine.answer(prompts, split, begin):
-            batch = self.examples[begin : begin + len(completions)]
-            yield self._grade(begin, batch, completions)
-            begin += len(completions)
+        prompts = [example.prompt for example in examples]
+        for answers in self.engine.answer(prompts, split, self.config.token_limit(part), begin):
+            yield self._grade(part, [examples[answer.index] for answer in answers], answers)
 
-    def _grade(self, begin: int, examples: list[Example], completions: list[Completion]) -> list[Sample]:
-        verdicts = self.task.grade(examples, [c.text for c in completions])
-        # Every row of a batch caches the longest prompt and all of the longest answer but its last token.
-        longest_prompt = max(len(self.engine.prompt_ids(example.prompt)) for example in examples)
-        cached = longest_prompt + max(len(c.token_ids) for c in completions) - 1
-        rows = zip(examples, completions, verdicts, strict=True)
+    def _grade(self, part: Part, examples: list[Example], answers: list[Answer]) -> list[Sample]:
+        texts = [answer.text for answer in answers]
+        verdicts = part.task.grade(examples, texts, thinking=self.config.thinking)
+        rows = zip(examples, answers, verdicts, strict=True)
         return [
             Sample(
-                index=begin + offset,
+                index=answer.index,
                 id=example.id,
-                text=completion.text,
+                text=answer.text,
                 extracted=verdict.extracted,
                 correct=verdict.correct,
                 reason=verdict.reason,
-                length=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                repetitive=self.task.repetition.holds(completion.token_ids),
-                kv_bytes=completion.kv_bytes,
-                cached_tokens=cached,
+                prompt_length=answer.prompt_length,
+                length=len(answer.token_ids),
+                finish_reason=answer.finish_reason,
+                repetitive=part.task.repetition.holds(answer.token_ids),
+                seed=answer.seed,
+                kv_bytes=answer.kv_bytes,
+                cached_tokens=answer.cached_tokens,
             )
-            for offset, (example, completion, verdict) in enumerate(rows)
+            for example, answer, verdict in rows
         ]
 
     def _known_window(self) -> Window:
         assert self.window is not None, "choose_window gives one wherever heads stream"
         return self.window
+
+
+def _examples(config: EvalConfig, part: Part) -> list[Example]:
+    """The problems of a task.
+
+    Raises:
+        ConfigError: there are fewer than asked for.
+    """
+    wanted = config.num_problems(part)
+    examples = part.task.examples(part.level, config.split, config.seed, wanted)
+    if len(examples) < wanted:
+        raise ConfigError(
+            f"n is {wanted}, expected at most {len(examples)}: {part.label} has no more in {config.split}"
+        )
+    return examples

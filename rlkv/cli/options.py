@@ -22,7 +22,8 @@ def with_options_of(
     the field's default. The command takes these options as keyword arguments.
 
     Args:
-        config: dataclass whose fields carry ``metadata["help"]``.
+        config: dataclass whose fields carry ``metadata["help"]`` and, where the field's name and type do not
+            say it all, ``flag``, ``shown`` (in place of the default) and ``parser`` with ``metavar``.
         skip: fields that the command declares itself.
     """
 
@@ -46,12 +47,18 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(field: Field, kind: Any) -> inspect.Parameter:
-    settings: dict[str, Any] = {"help": field.metadata["help"], "show_default": _shown(field.default)}
-    if kind is Window:
+    metadata = field.metadata
+    shown = metadata.get("shown", _shown(field.default))
+    settings: dict[str, Any] = {"help": metadata["help"], "show_default": shown}
+    if "parser" in metadata:
+        kind = str  # of the text on the command line
+        settings |= {"parser": metadata["parser"], "metavar": metadata["metavar"]}
+    elif kind is Window:
         settings |= {"parser": Window.parse, "metavar": "SINK+RECENT"}
     elif kind == tuple[str, ...]:
         kind = list[str]
-    option = typer.Option(**settings)
+    flags = [metadata["flag"]] if "flag" in metadata else []
+    option = typer.Option(*flags, **settings)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -59,5 +66,5 @@ def _parameter(field: Field, kind: Any) -> inspect.Parameter:
 
 def _shown(default: Any) -> str:
     if isinstance(default, tuple):
-        return ", ".join(default)
+        return ",".join(map(str, default))
     return default.value if isinstance(default, StrEnum) else str(default)

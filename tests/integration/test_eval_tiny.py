@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from rlkv_eval.checkpoint import Checkpoint, locate
 from rlkv_eval.config import EvalConfig
-from rlkv_eval.engine import Engine, locate
+from rlkv_eval.engine import Engine
 from rlkv_eval.records import Sample, read_journal
 from rlkv_eval.runner import evaluate
 from transformers import AutoConfig
@@ -48,7 +49,14 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(out: Path, heads: Path, *more: str) -> list[str]:
     sizes = ["--n", str(NUM_PROBLEMS), "--batch-size", str(BATCH_SIZE), "--random-seeds", "1"]
-    which = ["--level", "easy", "--sparsities", ",".join(map(str, SPARSITIES)), "--heads", f"rlkv={heads}"]
+    which = [
+        "--tasks",
+        "tiny:easy",
+        "--sparsities",
+        ",".join(map(str, SPARSITIES)),
+        "--heads",
+        f"rlkv={heads}",
+    ]
     return [
         "eval",
         "run",
@@ -121,14 +129,14 @@ def test_kv_bytes_are_those_of_the_tensors(run: Path) -> None:
 
 
 def test_a_kill_at_any_moment_changes_nothing(heads: Path, tmp_path: Path) -> None:
-    few = ("--methods", "full,rlkv,random", "--sparsities", "0.5")
+    few = ("--methods", "full,rlkv", "--sparsities", "0.5", "--tasks", "tiny:easy,tiny:medium")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     rlkv(*arguments(whole, heads, *few))
-    for pattern in ("results/full-*.jsonl", "results/rlkv-0.5-*.jsonl"):
+    for pattern in ("results/tiny-easy-full-*.jsonl", "results/tiny-easy-rlkv-0.5-*.jsonl"):
         start_and_kill(arguments(killed, heads, *few), killed, pattern)
-    with next(killed.glob("results/rlkv-0.5-*.jsonl")).open("a") as file:
+    with next(killed.glob("results/tiny-easy-rlkv-0.5-*.jsonl")).open("a") as file:
         file.write('{"index": 5, "id": "cut o')  # as a kill within a write leaves it
-    finished = {path: path.stat().st_mtime_ns for path in killed.glob("results/full-*.jsonl")}
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("results/tiny-easy-full-*.jsonl")}
     rlkv(*arguments(killed, heads, *few))
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # answered once
     for path in [*(whole / "results").iterdir(), *(whole / "heads").iterdir(), whole / "summary.json"]:
@@ -166,8 +174,8 @@ def test_report_again_and_run_again_are_the_same(run: Path, heads: Path) -> None
 def test_a_changed_window_reuses_nothing_but_full(run: Path, heads: Path) -> None:
     config = EvalConfig(
         out=run,
-        level="easy",
-        num_problems=NUM_PROBLEMS,
+        tasks=("tiny:easy",),
+        n=NUM_PROBLEMS,
         batch_size=BATCH_SIZE,
         methods=("full", "rlkv"),
         sparsities=(0.5,),
@@ -190,9 +198,9 @@ def test_the_ablation_ranking_is_kept_as_a_heads_file(run: Path) -> None:
 
 
 def test_sampling_is_seeded_by_batch(tmp_path: Path) -> None:
-    config = EvalConfig(out=tmp_path, temperature=1.0, batch_size=2, max_new_tokens=12, device="cpu")
-    engine = Engine(config, locate(MODEL), "cpu")
+    config = EvalConfig(out=tmp_path, temperature=1.0, batch_size=2, device="cpu")
+    engine = Engine(config, Checkpoint(locate(MODEL)))
     problems = ["What is lemon?", "What is moss?", "What is acorn?"]
-    whole = [c.token_ids for batch in engine.answer(problems, None) for c in batch]
-    resumed = [c.token_ids for batch in engine.answer(problems, None, begin=2) for c in batch]
+    whole = [c.token_ids for batch in engine.answer(problems, None, 12) for c in batch]
+    resumed = [c.token_ids for batch in engine.answer(problems, None, 12, begin=2) for c in batch]
     assert whole[2:] == resumed

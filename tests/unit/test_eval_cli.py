@@ -65,8 +65,14 @@ RLKV = (*MODEL, "--methods", "rlkv")
         ),
         (("--methods", ","), "methods: none given"),
         (("--methods", "full,full"), "methods: full given twice"),
-        (("--task", "chess"), "task is 'chess', expected one of tiny"),
-        (("--level", "gigantic"), "level is 'gigantic', expected one of easy, medium, hard, expert"),
+        (("--tasks", "chess"), "task is 'chess', expected one of"),
+        (("--tasks", "tiny:gigantic"), "level is 'gigantic', expected one of easy, medium, hard, expert"),
+        (("--tasks", "tiny,tiny:medium"), "tasks: tiny:medium given twice"),
+        (("--tasks", ","), "tasks: none given"),
+        (("--samples", "4"), "samples is 4 at temperature 0, expected a temperature above 0"),
+        (("--samples", "0"), "samples is 0, expected at least 1"),
+        (("--config", "none.yaml"), "none.yaml: cannot read: No such file or directory"),
+        (("--config", "a-file"), "a-file: found NoneType, expected a mapping"),
         (("--split", "train"), "split is 'train', expected one of test, validation"),
         (("--sparsities", "0.5,1.5"), "sparsity is 1.5, expected a number in [0, 1]"),
         (("--sparsities", "-0.1"), "sparsity is -0.1, expected a number in [0, 1]"),
@@ -77,7 +83,7 @@ RLKV = (*MODEL, "--methods", "rlkv")
         ),
         (("--sparsities", ","), "sparsities: none given"),
         (("--sparsities", "0.5,.5"), "sparsities: 0.5 given twice"),
-        (("--n", "9"), "num_problems is 9, expected at least 10"),
+        (("--n", "9"), "n is 9, expected at least 10"),
         (("--batch-size", "0"), "batch_size is 0, expected at least 1"),
         (("--random-seeds", "0"), "random_seeds is 0, expected at least 1"),
         (("--max-new-tokens", "0"), "max_new_tokens is 0, expected at least 1"),
@@ -140,12 +146,22 @@ def test_a_model_that_solves_nothing_cannot_be_ranked(folder: Path) -> None:
         folder / "random"
     )
     tokenizer.save_pretrained(folder / "random")
-    options = ("--methods", "ablation", "--level", "easy", "--window", "4+16", "--ablation-problems", "2")
+    options = (
+        "--methods",
+        "ablation",
+        "--tasks",
+        "tiny:easy",
+        "--window",
+        "4+16",
+        "--ablation-problems",
+        "2",
+    )
     message = refusal("run", "--out", "run", "--model", "random", *options, "--max-new-tokens", "3")
-    assert "ablation: random solves 0 of 2 validation problems of tiny/easy" in message
+    assert "ablation: random solves 0 of 2 validation problems of tiny:easy" in message
 
 
 def test_the_command_reads_its_defaults_from_the_config() -> None:
     result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, ["run", "--help"])
-    for name in ("model", "task", "split", "num_problems", "random_seeds", "dtype", "device", "batch_size"):
-        assert f"[default: {getattr(EvalConfig, name)}]" in result.output
+    for name in ("model", "split", "samples", "random_seeds", "dtype", "device", "batch_size"):
+        assert f"[default: ({getattr(EvalConfig, name)})]" in result.output
+    assert "[default: (0.3,0.4,0.5,0.6,0.7,0.8)]" in result.output

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rlkv_eval.config import EvalConfig
-from rlkv_eval.identity import digest, identity, model_digest, settings
+from rlkv_eval.identity import digest, identity, model_digest, settings, task_settings
 
 from rlkv.errors import ConfigError
 from rlkv.generation import HeadSplit
@@ -32,18 +32,21 @@ def write_model(folder: Path, weights: str) -> Path:
 
 
 def hash_of(folder: Path, heads: HeadSplit | None = HEADS, **changed: Any) -> str:
-    config = EvalConfig(out=Path("run"), num_problems=20)
-    return digest(identity(settings(replace(config, **changed), folder, "cpu"), heads))
+    config = replace(EvalConfig(out=Path("run"), n=20), **changed)
+    shared, task = settings(config, folder, "cpu"), task_settings(config, config.parts[0])
+    return digest(identity(shared, task, heads))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"level": "hard"},
+        {"tasks": ("tiny:hard",)},
         {"split": "validation"},
         {"seed": 1},
-        {"num_problems": 21},
+        {"n": 21},
         {"temperature": 0.6},
+        {"temperature": 0.6, "samples": 2},
+        {"thinking": False},
         {"top_p": 0.95},
         {"max_new_tokens": 100},
         {"dtype": "bfloat16"},
@@ -67,7 +70,7 @@ def test_every_setting_changes_it(model: Path, changed: dict[str, Any]) -> None:
         {"methods": ("full",)},
         {"sparsities": (0.1,)},
         {"random_seeds": 9},
-        {"level": "medium"},  # the default, named
+        {"tasks": ("tiny:medium",)},  # the default, named
     ],
     ids=str,
 )
@@ -96,5 +99,6 @@ def test_model_digest_follows_the_files(tmp_path: Path) -> None:
 
 def test_the_mask_is_readable(model: Path) -> None:
     shared = settings(EvalConfig(out=Path("run")), model, "cpu")
-    assert identity(shared, HEADS)["heads"] == ["sF", "Fs"]
-    assert identity(shared, None) == {"settings": shared, "cache": "full"}
+    task = {"task": "tiny"}
+    assert identity(shared, task, HEADS)["heads"] == ["sF", "Fs"]
+    assert identity(shared, task, None) == {"settings": shared, "task": task, "cache": "full"}

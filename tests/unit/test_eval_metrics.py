@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rlkv_eval.metrics import PAPER_REPETITION, Repetition, wilson_interval
+from rlkv_eval.metrics import PAPER_REPETITION, Repetition, pass_at_1, wilson_interval
 from rlkv_eval.tasks import get_task, task_names
 
 
@@ -26,6 +26,38 @@ def test_wilson_interval_holds_the_share(total: int) -> None:
     for successes in range(total + 1):
         low, high = wilson_interval(successes, total)
         assert 0 <= low <= successes / total <= high <= 1
+
+
+def test_pass_at_1_of_one_answer_a_problem_is_the_plain_share() -> None:
+    estimate = pass_at_1([[True]] * 8 + [[False]] * 2)
+    assert estimate.accuracy == 0.8
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(8, 10))
+    assert estimate.standard_error == pytest.approx((0.8 * 0.2 / 9) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "successes", "trials"),
+    [
+        ([(1, 1), (0, 0), (1, 1), (0, 0)], 2, 4),  # draws that always agree add nothing
+        ([(1, 1), (1, 0), (0, 1), (0, 0)], 4, 8),  # spread over problems as of independent draws
+        ([(1, 0), (1, 0), (1, 0), (0, 1)], 4, 8),  # never more than there are answers
+        ([(1, 1), (1, 1), (1, 1), (1, 1)], 4, 4),
+        ([(1, 1, 1), (0, 0, 0), (1, 1, 1), (1, 0, 0)], 7 / 3 * 35 / 27, 4 * 35 / 27),
+    ],
+)
+def test_interval_of_pass_at_1_counts_independent_answers(
+    shares: list[tuple[int, ...]], successes: float, trials: float
+) -> None:
+    estimate = pass_at_1([[bool(right) for right in answers] for answers in shares])
+    assert estimate.accuracy == pytest.approx(successes / trials)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(successes, trials))
+
+
+def test_standard_error_of_pass_at_1() -> None:
+    # shares 1, 0.5, 0.5, 0: squared deviations sum to 0.5, over 3 and over 4
+    assert pass_at_1([[True, True], [True, False], [False, True], [False, False]]).standard_error == (
+        pytest.approx((0.5 / 3 / 4) ** 0.5)
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,18 @@ from rlkv_eval.records import Sample, open_journal, read_journal
 
 from rlkv.errors import DataError
 
-IDENTITY: dict[str, Any] = {"settings": {"num_problems": 10}, "cache": "full"}
+IDENTITY: dict[str, Any] = {"settings": {"model": "m"}, "cache": "full"}
 
 
 def samples(begin: int, end: int, text: str = "x") -> list[Sample]:
     return [
-        Sample(i, f"id{i}", text, "7", True, "equal", 3, "stop", False, 1024.5, 33) for i in range(begin, end)
+        Sample(i, f"id{i}", text, "7", True, "equal", 9, 3, "stop", False, None, 1024.5, 33)
+        for i in range(begin, end)
     ]
 
 
 def fill(path: Path, *sizes: int) -> None:
-    with open_journal(path, IDENTITY, batch_size=4) as journal:
+    with open_journal(path, IDENTITY, 10, batch_size=4) as journal:
         for size in sizes:
             begin = len(journal.samples)
             journal.append(samples(begin, begin + size))
@@ -34,7 +35,7 @@ def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     fill(path, 4, 4, 2)
     assert read_journal(path) == (IDENTITY, samples(0, 10))
-    with open_journal(path, IDENTITY, 4) as journal:
+    with open_journal(path, IDENTITY, 10, 4) as journal:
         assert journal.samples == samples(0, 10)
 
 
@@ -45,7 +46,7 @@ def test_resumes_at_a_batch_wherever_a_kill_cut(tmp_path: Path, cut: int) -> Non
     data = whole.read_bytes()
     path.write_bytes(data[: max(0, len(data) - cut)])
     complete_lines = path.read_bytes().count(b"\n") - 1
-    with open_journal(path, IDENTITY, 4) as journal:
+    with open_journal(path, IDENTITY, 10, 4) as journal:
         kept = len(journal.samples)
         assert kept == (10 if complete_lines == 10 else max(0, complete_lines // 4 * 4))
         for begin in range(kept, 10, 4):
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_earlier_answers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     fill(path, 4)
     before = path.read_bytes()
-    with open_journal(path, IDENTITY, 4) as journal:
+    with open_journal(path, IDENTITY, 10, 4) as journal:
         with disk_with_room_for(len(before) + 100), pytest.raises(DataError, match=FULL_DISK) as caught:
             journal.append(samples(4, 8))
         assert "\n" not in str(caught.value)
@@ -85,7 +86,7 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     with (
         disk_with_room_for(10),
         pytest.raises(DataError, match=FULL_DISK),
-        open_journal(path, IDENTITY, 4),
+        open_journal(path, IDENTITY, 10, 4),
     ):
         pass
     fill(path, 4)
@@ -95,9 +96,9 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with (
-        open_journal(path, IDENTITY, 4),
+        open_journal(path, IDENTITY, 10, 4),
         pytest.raises(DataError, match="another run is writing"),
-        open_journal(path, IDENTITY, 4),
+        open_journal(path, IDENTITY, 10, 4),
     ):
         pass
 
@@ -106,7 +107,10 @@ def test_another_identity_is_never_reused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     fill(path, 4)
     other = {**IDENTITY, "cache": "hybrid"}
-    with pytest.raises(DataError, match="holds the result of other settings"), open_journal(path, other, 4):
+    with (
+        pytest.raises(DataError, match="holds the result of other settings"),
+        open_journal(path, other, 10, 4),
+    ):
         pass
 
 

@@ -25,13 +25,13 @@ SHAPE = ModelShape("model", None, "qwen3", 3, 2, 4, 16)
 
 
 def sample(index: int, **changed: Any) -> Sample:
-    base = Sample(index, f"id{index}", "text", "7", True, "equal", 10, "stop", False, 1000.0, 50)
+    base = Sample(index, f"id{index}", "text", "7", True, "equal", 9, 10, "stop", False, None, 1000.0, 50)
     return replace(base, **changed)
 
 
 def result(method: str, sparsity: float, accuracy: float = 0.5, seed: int | None = None) -> Result:
     answers = [sample(i, correct=i < accuracy * 20) for i in range(20)]
-    return summarise(Step(method, sparsity, seed), answers, 20, "results/x.jsonl")
+    return summarise("tiny:easy", Step(method, sparsity, seed), answers, 20, 1, "results/x.jsonl")
 
 
 def test_plan_puts_the_telling_and_cheap_first() -> None:
@@ -65,7 +65,7 @@ def test_figures_of_four_answers() -> None:
         sample(2, length=60, correct=False, finish_reason="length", repetitive=True, extracted=None),
         sample(3, length=30, kv_bytes=3000.0, cached_tokens=100),
     ]
-    figures = summarise(Step("rlkv", 0.5), answers, expected=8, file="f")
+    figures = summarise("tiny:easy", Step("rlkv", 0.5), answers, num_problems=8, draws=1, file="f")
     assert (figures.accuracy, figures.mean_length, figures.num_problems) == (0.5, 30, 4)
     assert (figures.overlong, figures.repetitive, figures.unparsed) == (0.25, 0.25, 0.25)
     assert figures.kv_bytes == 1500 and figures.kv_bytes_per_token == 6000 / 250
@@ -80,12 +80,12 @@ def test_shares_are_of_full() -> None:
 
 
 def entry(method: str, sparsity: float, heads: str | None = None, seed: int | None = None) -> Entry:
-    return Entry(method, sparsity, seed, f"results/{method}-{sparsity}.jsonl", heads)
+    return Entry("tiny:easy", method, sparsity, seed, f"results/{method}-{sparsity}.jsonl", heads)
 
 
 def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
     def run(*entries: Entry, window: str | None = "4+16", n: int = 20) -> list[Entry]:
-        write_run(tmp_path, Run("model", window, {"num_problems": n}, list(entries)))
+        write_run(tmp_path, Run("model", window, {}, {"tiny:easy": {"num_problems": n}}, list(entries)))
         return read_run(tmp_path).entries
 
     full, low, high = entry("full", 0.0), entry("rlkv", 0.5, "heads/a"), entry("rlkv", 0.7, "heads/a")
@@ -102,23 +102,24 @@ def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
 
 
 def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
-    shared = {"num_problems": 10, "task": "tiny", "level": "easy"}
+    shared, tasks = {"samples": 1}, {"tiny:easy": {"num_problems": 10}}
     create(tmp_path)
-    path = result_path("full", 0.0, identity(shared, None))
-    entries = [Entry("full", 0.0, None, path, None), entry("random", 0.5, seed=0)]
-    write_run(tmp_path, Run("some/model", None, shared, entries))
-    with open_journal(tmp_path / path, identity(shared, None), 4) as journal:
+    own = identity(shared, tasks["tiny:easy"], None)
+    path = result_path("tiny:easy", "full", 0.0, own)
+    entries = [Entry("tiny:easy", "full", 0.0, None, path, None), entry("random", 0.5, seed=0)]
+    write_run(tmp_path, Run("some/model", None, shared, tasks, entries))
+    with open_journal(tmp_path / path, own, 10, 4) as journal:
         journal.append([sample(i) for i in range(4)])
-    text = rendered(report(tmp_path))
-    assert "model, tiny/easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
+    text = rendered(*report(tmp_path))
+    assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
     assert {"summary.json", "accuracy.png"} <= {file.name for file in tmp_path.iterdir()}
     assert [r.num_problems for r in read_results(tmp_path, read_run(tmp_path))] == [4]
 
 
-def rendered(what: Any) -> str:
+def rendered(*what: Any) -> str:
     console = Console(width=120, color_system=None)
     with console.capture() as capture:
-        console.print(what)
+        console.print(*what)
     return capture.get()
 
 
@@ -144,7 +145,7 @@ def test_table_groups_draws_and_sorts() -> None:
 
 @pytest.mark.parametrize("results", [MANY, MANY[:1], [MANY[6]], [MANY[3]]], ids=len)
 def test_picture_of_any_set_of_methods(tmp_path: Path, results: list[Result]) -> None:
-    plot_accuracy(results, "title", tmp_path / "accuracy.png")
+    plot_accuracy({"title": results, "other": results}, tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
