@@ -82,7 +82,6 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     refusals.check_flags(namespace)
     _choose_backends(namespace)
     server_args = original(cls, namespace)
-    refusals.check_resolved(server_args)
     model_config = server_args.get_model_config()
     refusals.check_model(model_config)
     heads.check_model(model_config.hf_config, path)
@@ -93,20 +92,24 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
 
 
 def _choose_backends(namespace: argparse.Namespace) -> None:
-    """Name our prefix cache, and the attention backend that ours stands in for on the CPU."""
-    from .attention_torch import REPLACED
+    """Name our prefix cache, and the attention backend that ours stands in for on this device."""
+    from sglang.srt.utils import get_device
+
+    from .backends import backend_of
     from .plugin import BACKEND
+
+    replaced = backend_of(namespace.device or get_device()).replaced
 
     if namespace.radix_cache_backend not in (None, BACKEND):
         raise ConfigError(
             f"--radix-cache-backend: found {namespace.radix_cache_backend!r}, expected none with --rlkv-heads"
         )
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        if getattr(namespace, name) not in (None, REPLACED):
+        if getattr(namespace, name) not in (None, replaced):
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}: found {getattr(namespace, name)!r}, expected none or {REPLACED!r}")
+            raise ConfigError(f"{flag}: found {getattr(namespace, name)!r}, expected none or {replaced!r}")
     namespace.radix_cache_backend = BACKEND
-    namespace.attention_backend = REPLACED
+    namespace.attention_backend = replaced
 
 
 def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, context_length: int) -> Settings:

@@ -18,10 +18,6 @@ from rlkv.window import Window
 from .pool import HybridHeadPool
 from .state import state
 
-REPLACED = "torch_native"
-"""The name under which the backend is registered. SGLang decides by this name that no Triton kernel may run,
-so on a CPU ours has to go by the name of the stock one that it stands in for."""
-
 
 class HybridTorchBackend(AttentionBackend):
     """One sequence at a time, first its full heads, then its streaming ones."""

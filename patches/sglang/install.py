@@ -47,8 +47,8 @@ def hooks() -> list[Hook]:
     ]
 
 
-def install(settings: Settings) -> None:
-    """Serve with a hybrid cache in this process.
+def install(settings: Settings, device: str) -> None:
+    """Serve with a hybrid cache in this process, on a device of SGLang's name.
 
     Raises:
         UnsupportedError: a hook could not be put in place.
@@ -58,7 +58,7 @@ def install(settings: Settings) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
     from . import fail_closed
-    from .attention_torch import REPLACED, HybridTorchBackend
+    from .backends import backend_of
     from .state import activate
 
     with fail_closed.refuse_on_error():
@@ -70,7 +70,8 @@ def install(settings: Settings) -> None:
             )
         HookRegistry.apply_hooks()
         fail_closed.check_hooks(wanted)
-        register_attention_backend(REPLACED)(HybridTorchBackend)
+        backend = backend_of(device)
+        register_attention_backend(backend.replaced)(backend.create)
         if not envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.is_set():
             # Otherwise a request holds the window of its prompt in the tree for as long as it decodes.
             envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.set(True)

@@ -34,7 +34,7 @@ def _before_scheduler(scheduler: Any, server_args: Any, *rest: Any, **options: A
     if settings is not None:
         from .install import install
 
-        install(settings)
+        install(settings, server_args.device)
 
 
 def _prefix_cache(context: Any) -> Any:

@@ -17,45 +17,13 @@ from sglang.srt.mem_cache.memory_pool import KVCache, unwrap_write_loc
 
 from rlkv.planner import PoolSizes
 
+from .head_pool import HeadPool
 from .settings import Settings
 from .startup_table import print_table
 from .state import state
 
 logger = logging.getLogger(__name__)
 GIB = 1 << 30
-
-
-class HeadPool:
-    """Keys and values of some heads of every layer.
-
-    Attributes:
-        heads: indices of a layer's heads that are stored here, int64, one tensor a layer.
-        keys, values: ``[slots, len(heads[layer]), head_dim]``, one tensor a layer.
-    """
-
-    def __init__(
-        self, heads: list[torch.Tensor], num_slots: int, head_dim: int, dtype: torch.dtype, device: str
-    ) -> None:
-        self.heads = [index.to(device) for index in heads]
-        shapes = [(num_slots, len(index), head_dim) for index in heads]
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-
-    def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Store the heads of this pool; ``slots`` is [T], ``key`` and ``value`` are [T, num_kv_heads, D]."""
-        heads = self.heads[layer]
-        if len(heads):
-            self.keys[layer][slots] = key[:, heads].to(self.keys[layer].dtype)
-            self.values[layer][slots] = value[:, heads].to(self.values[layer].dtype)
-
-    def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values ``[1, len(heads), T, D]`` of slots [T]."""
-        keys, values = (buffer[layer][slots].transpose(0, 1)[None] for buffer in (self.keys, self.values))
-        return keys, values
-
-    def nbytes(self) -> tuple[int, int]:
-        """Bytes of keys and of values."""
-        return sum(t.nbytes for t in self.keys), sum(t.nbytes for t in self.values)
 
 
 class HybridHeadPool(BaseSWAKVPool):
@@ -108,10 +76,15 @@ class HybridHeadPool(BaseSWAKVPool):
     def register_mapping(self, full_to_swa_index_mapping: torch.Tensor) -> None:
         self.full_to_swa_index_mapping = full_to_swa_index_mapping
 
-    def translate_loc_from_full_to_swa(self, kv_indices: torch.Tensor) -> torch.Tensor:
+    @property
+    def mapping(self) -> torch.Tensor:
+        """Slots of the window pool by slots of the full pool, once the allocator is made."""
         if self.full_to_swa_index_mapping is None:
             raise RuntimeError("rlkv: slots of the window pool were asked for before the allocator was made")
-        return self.full_to_swa_index_mapping[kv_indices]
+        return self.full_to_swa_index_mapping
+
+    def translate_loc_from_full_to_swa(self, kv_indices: torch.Tensor) -> torch.Tensor:
+        return self.mapping[kv_indices]
 
     def set_kv_buffer(
         self,

@@ -63,16 +63,6 @@ def check_flags(namespace: argparse.Namespace) -> None:
         _refuse("kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported")
 
 
-def check_resolved(server_args: Any) -> None:
-    """Refuse what SGLang chose by itself.
-
-    Raises:
-        UnsupportedError: the device is none that has an attention backend of ours.
-    """
-    if server_args.device != "cpu":
-        _refuse("device", server_args.device, "cpu: this rlkv has no attention backend for other devices")
-
-
 def check_model(model_config: Any) -> None:
     """Refuse models whose attention is not plain grouped-query attention in every layer.
 
