@@ -47,6 +47,8 @@ def check_flags(namespace: argparse.Namespace) -> None:
     Raises:
         UnsupportedError: one line with the flag and what was found.
     """
+    from sglang.srt.environ import envs
+
     for name, feature in ONE_ONLY.items():
         if getattr(namespace, name, 1) not in (None, 1):
             _refuse(name, getattr(namespace, name), f"1: {feature} is not supported")
@@ -58,6 +60,11 @@ def check_flags(namespace: argparse.Namespace) -> None:
             "disaggregation_mode",
             namespace.disaggregation_mode,
             "null: prefill and decode on separate servers is not supported",
+        )
+    if envs.SGLANG_ENABLE_POST_CAPTURE_KV_SIZING.get():
+        raise UnsupportedError(
+            "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING: found it on with --rlkv-heads, expected it off: "
+            "pools that grow after the capture of CUDA graphs are not supported"
         )
     if getattr(namespace, "kv_cache_dtype", "auto") not in ("auto", "bfloat16", "bf16"):
         _refuse("kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported")
