@@ -8,7 +8,7 @@ SOURCES := rlkv eval patches tests scripts
 # Two threads of torch in each of several test processes would fight for the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup sglang demo test check format clean
+.PHONY: setup sglang areal demo test check format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -22,6 +22,14 @@ sglang: $(VENV)/.sglang
 $(VENV)/.sglang: $(VENV)/.installed third_party/sglang-cpu.txt third_party/sglang-cpu-imports.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --requirement third_party/sglang-cpu-imports.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement third_party/sglang-cpu.txt
+	touch $@
+
+# What asynchronous training needs: a stock AReaL beside that SGLang.
+areal: $(VENV)/.areal
+
+$(VENV)/.areal: $(VENV)/.sglang third_party/areal-cpu.txt third_party/areal-cpu-imports.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --requirement third_party/areal-cpu-imports.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement third_party/areal-cpu.txt
 	touch $@
 
 demo: setup

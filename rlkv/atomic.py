@@ -8,18 +8,23 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by a file that holds ``text``.
+    """Replace ``path`` by a file that holds ``text`` in UTF-8; see ``write_bytes``."""
+    write_bytes(path, text.encode())
 
-    The text goes to a temporary file in the same folder, to disk, and only then takes the name: a full
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by a file that holds ``content``.
+
+    The content goes to a temporary file in the same folder, to disk, and only then takes the name: a full
     disk or a kill at any point leaves the old file as it was.
 
     Raises:
-        OSError: the text could not be stored; the temporary file is gone and the old file untouched.
+        OSError: the content could not be stored; the temporary file is gone and the old file untouched.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fchmod(file.fileno(), _mode(path))
             os.fsync(file.fileno())

@@ -21,5 +21,9 @@ class DataError(RLKVError):
     """A data set, run folder or checkpoint is missing, incomplete or belongs to something else."""
 
 
+class TrainingError(RLKVError):
+    """A training run cannot go on; what it has learned so far is in its checkpoints."""
+
+
 class UnsupportedError(RLKVError):
     """The request is well formed, but this method or cache cannot serve it."""

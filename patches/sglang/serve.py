@@ -39,13 +39,24 @@ def serve(
 
     if find_spec("sglang") is None:
         raise ConfigError("rlkv serve: found no sglang, expected it: pip install 'rlkv[serve]'")
-    flags = ["--model-path", resolve_model(model), *context.args]
-    environment = dict(os.environ)
-    if not _has_gpu():
-        flags = with_cpu_flags(flags)
-        environment |= cpu_environment(os.environ, _page_size(flags))
+    flags = with_machine_flags(["--model-path", resolve_model(model), *context.args])
     command = [sys.executable, "-m", "sglang.launch_server", *flags]
-    os.execve(command[0], command, environment)  # signals and the exit status are the server's own
+    # Signals and the exit status are the server's own.
+    os.execve(command[0], command, server_environment(os.environ, flags))
+
+
+def with_machine_flags(flags: Sequence[str]) -> list[str]:
+    """The flags, with what a server on this machine needs beside them."""
+    return list(flags) if _has_gpu() else with_cpu_flags(flags)
+
+
+def server_environment(environment: Mapping[str, str], flags: Sequence[str]) -> dict[str, str]:
+    """Variables of a server with these flags on this machine."""
+    return (
+        dict(environment)
+        if _has_gpu()
+        else {**environment, **cpu_environment(environment, _page_size(flags))}
+    )
 
 
 def with_cpu_flags(flags: Sequence[str]) -> list[str]:

@@ -118,7 +118,7 @@ def _clamp(gates: Iterable[torch.Tensor]) -> None:
 
 def save_gates(model: PreTrainedModel, path: Path) -> None:
     """Write the gates alone as safetensors, under their parameter names."""
-    save_file({name: p.detach().cpu().contiguous() for name, p in _named_gates(model).items()}, path)
+    save_file({name: p.detach().cpu().contiguous() for name, p in named_gates(model).items()}, path)
 
 
 def load_gates(model: PreTrainedModel, path: Path) -> None:
@@ -127,7 +127,7 @@ def load_gates(model: PreTrainedModel, path: Path) -> None:
     Raises:
         DataError: the file's names or shapes are not this model's.
     """
-    stored, own = load_file(path), _named_gates(model)
+    stored, own = load_file(path), named_gates(model)
     if stored.keys() != own.keys():
         raise DataError(
             f"{path}: holds {len(stored)} gates, expected {len(own)} named like {next(iter(own))}"
@@ -140,6 +140,7 @@ def load_gates(model: PreTrainedModel, path: Path) -> None:
     write_gates(model, torch.stack([stored[name] for name in own]))
 
 
-def _named_gates(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+def named_gates(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The gates in layer order under their parameter names."""
     ids = {id(gate) for gate in gate_parameters(model)}
     return {name: p for name, p in model.named_parameters() if id(p) in ids}

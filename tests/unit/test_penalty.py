@@ -9,7 +9,13 @@ import torch
 
 from rlkv.errors import ConfigError
 from rlkv.train.config import RewardScope
-from rlkv.train.penalty import l1_norm, penalty_weight, scoped_mean_rewards
+from rlkv.train.penalty import (
+    add_penalty_gradient,
+    group_weights,
+    l1_norm,
+    penalty_weight,
+    scoped_mean_rewards,
+)
 
 
 def test_weight_is_zero_up_to_the_threshold_and_follows_the_exponential_above() -> None:
@@ -42,3 +48,46 @@ def test_l1_norm_is_the_mean_gate_with_an_equal_gradient_for_each() -> None:
     norm.backward()
     assert norm.item() == 0.5
     assert [gate.grad.tolist() for gate in gates] == [[0.25, 0.25]] * 2
+
+
+def weights_on_ranks(
+    split: list[list[torch.Tensor]], scope: RewardScope, beta: float, threshold: float
+) -> list[float]:
+    """What each rank gets when the groups are split so; sums over ranks are those of all ranks' parts."""
+    parts: list[torch.Tensor] = []
+
+    def record(values: torch.Tensor) -> torch.Tensor:
+        parts.append(values)
+        return values
+
+    for own in split:
+        group_weights(own, scope, beta, threshold, record)
+    total = torch.stack(parts).sum(dim=0)
+    return [float(group_weights(own, scope, beta, threshold, lambda _: total)) for own in split]
+
+
+@pytest.mark.parametrize("scope", [RewardScope.GROUP, RewardScope.BATCH])
+@pytest.mark.parametrize("cuts", [(5,), (2, 5), (0, 1, 4, 5), (1, 1, 5)])
+def test_weight_of_a_step_does_not_depend_on_its_split_over_ranks(
+    scope: RewardScope, cuts: tuple[int, ...]
+) -> None:
+    groups = [torch.tensor(row) for row in ([1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0])]
+    means = [1.0, 0.5, 0.0, 1.0, 0.5]
+    if scope is RewardScope.GROUP:
+        expected = sum(2e-3 * math.expm1(m) if m > 0.45 else 0.0 for m in means) / 5
+    else:
+        expected = 2e-3 * math.expm1(0.6)
+    split = [groups[begin:end] for begin, end in zip((0, *cuts), cuts, strict=False)]
+    for weight in weights_on_ranks(split, scope, 2e-3, 0.45):
+        assert weight == pytest.approx(expected, rel=1e-14)
+
+
+def test_added_gradient_is_that_of_the_weighted_norm() -> None:
+    rows = ([1.0, 0.5, 0.0], [0.25, 0.75, 1.0])
+    by_autograd = [torch.nn.Parameter(torch.tensor(row)) for row in rows]
+    (0.3 * l1_norm(by_autograd)).backward()
+    by_hand = [torch.nn.Parameter(torch.tensor(row)) for row in rows]
+    by_hand[0].grad = torch.tensor([0.1, -0.2, 0.4])
+    add_penalty_gradient(by_hand, 0.3)
+    assert torch.allclose(by_hand[0].grad, by_autograd[0].grad + torch.tensor([0.1, -0.2, 0.4]))
+    assert torch.equal(by_hand[1].grad, by_autograd[1].grad)
