@@ -1,29 +1,12 @@
-"""Grade a response: find its final answer, compare it with the right one, say why."""
+"""Mathematics: find a response's final answer, compare it with the right one, say why."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from rlkv.grading.extract import CLOSING_THINK, decide_as_written, final_part, has_box, last_box
+from rlkv.grading.verdict import Verdict
 from rlkv.grading.worker import WORKER
 
 TIME_LIMIT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the grader decided.
-
-    Attributes:
-        correct: the final answer equals the right one.
-        extracted: the final answer as the response wrote it, None if there is none.
-        reason: why, in a few words for a log.
-    """
-
-    correct: bool
-    extracted: str | None
-    reason: str
 
 
 def grade(
@@ -61,18 +44,6 @@ def grade(
     reply = WORKER.ask(f"\\boxed{{{_bare(answer)}}}", target, time_limit_s)
     extracted = box if box is not None else reply.extracted
     return Verdict(reply.correct, extracted, reply.reason)
-
-
-def grade_batch(
-    responses: Sequence[str],
-    answers: Sequence[str],
-    time_limit_s: float = TIME_LIMIT_S,
-    *,
-    thinking: bool = True,
-) -> list[Verdict]:
-    """Grade responses against answers of the same positions; see ``grade``."""
-    pairs = zip(responses, answers, strict=True)
-    return [grade(response, answer, time_limit_s, thinking=thinking) for response, answer in pairs]
 
 
 def _bare(answer: str) -> str:

@@ -17,17 +17,25 @@ from rlkv.attention.gates import (
     read_gates,
     save_gates,
 )
-from rlkv.grading import grade_batch
+from rlkv.grading import MATH, grade_batch
 from rlkv.train.config import Advantage, RewardScope, TrainConfig
 from rlkv.train.penalty import l1_norm, penalty_weight, scoped_mean_rewards
 
 GATES_FILE = "gates.safetensors"
 
 
-def answer_reward(completions: list[Any], answer: list[str], **_: Any) -> list[float | None]:
-    """1 for a response whose final answer is right, else 0; the name and arguments are TRL's."""
+def answer_reward(
+    completions: list[Any], answer: list[str], grader: list[str] | None = None, **_: Any
+) -> list[float | None]:
+    """1 for a response whose final answer is right, else 0; the name and arguments are TRL's.
+
+    Args:
+        completions: texts, or conversations of one message.
+        answer: right answers.
+        grader: the kind of each answer (``rlkv.grading.GRADERS``), None for mathematics.
+    """
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-    return [float(verdict.correct) for verdict in grade_batch(texts, answer)]
+    return [float(verdict.correct) for verdict in grade_batch(texts, answer, kinds=grader or MATH)]
 
 
 def grpo_arguments(config: TrainConfig, out: Path, use_cpu: bool) -> GRPOConfig:

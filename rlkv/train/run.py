@@ -101,9 +101,10 @@ class HeadsWriter(TrainerCallback):
 
 
 def _conversations(data: Dataset) -> Dataset:
-    """TRL's columns: the prompt as messages, so that the chat template applies."""
+    """TRL's columns: the prompt as messages, so that the chat template applies; what the reward needs."""
     prompts = [[{"role": "user", "content": text}] for text in data["prompt"]]
-    return Dataset.from_dict({"prompt": prompts, "answer": data["answer"]})
+    columns = {name: data[name] for name in ("answer", "grader") if name in data.column_names}
+    return Dataset.from_dict({"prompt": prompts, **columns})
 
 
 def _claim_folder(out: Path, config: TrainConfig) -> None:

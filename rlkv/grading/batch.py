@@ -1,0 +1,47 @@
+"""Grades many responses, each with the grader of its kind of answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from rlkv.errors import DataError
+from rlkv.grading.code import grade_code
+from rlkv.grading.grader import grade
+from rlkv.grading.letters import grade_letter
+from rlkv.grading.verdict import Verdict
+
+MATH, LETTER, CODE = "math", "letter", "code"
+
+GRADERS: dict[str, Callable[..., Verdict]] = {MATH: grade, LETTER: grade_letter, CODE: grade_code}
+"""By kind of answer: LaTeX or plain text, the letter of an option, Python asserts."""
+
+
+def grade_batch(
+    responses: Sequence[str],
+    answers: Sequence[str],
+    *,
+    kinds: str | Sequence[str] = MATH,
+    thinking: bool = True,
+) -> list[Verdict]:
+    """Grade responses against the answers of the same positions.
+
+    Args:
+        responses: what the model wrote.
+        answers: right answers, or tests.
+        kinds: of the answers, keys of ``GRADERS``; one for all or one each.
+        thinking: False for models without thoughts (``rlkv.grading.grade``).
+
+    Raises:
+        DataError: an unknown kind.
+        RLKVError: a grader cannot run here.
+    """
+    each = [kinds] * len(answers) if isinstance(kinds, str) else kinds
+    for kind in each:
+        if kind not in GRADERS:
+            raise DataError(f"grader: found {kind!r}, expected one of {', '.join(GRADERS)}")
+    rows = list(zip(responses, answers, each, strict=True))
+    # Sandboxes wait for one another only where there are fewer cores; the others take turns anyway.
+    with ThreadPoolExecutor(os.cpu_count() if CODE in each else 1) as pool:
+        return list(pool.map(lambda row: GRADERS[row[2]](row[0], row[1], thinking=thinking), rows))
