@@ -8,12 +8,12 @@ SOURCES := rlkv eval patches tests scripts
 # Two threads of torch in each of several test processes would fight for the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup sglang areal demo test check format clean
+.PHONY: setup sglang areal demo test test-full check format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[train,eval,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[train,duo,eval,dev]'
 	touch $@
 
 # What tests of the server need: a stock SGLang beside a CPU build of torch.
@@ -37,6 +37,10 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+
+# The larger matrices too; the last -m counts.
+test-full: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m "not gpu"
 
 check: setup
 	$(BIN)/ruff check $(SOURCES)

@@ -23,7 +23,7 @@ TABLE_WIDTH = 110
 
 
 @app.command(epilog=f"Tasks: {', '.join(task_names())}.")
-@with_options_of(EvalConfig, skip=("out", "heads"))
+@with_options_of(eval=EvalConfig, skip=("out", "heads"))
 def run(
     out: Annotated[
         Path | None,

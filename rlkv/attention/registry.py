@@ -85,7 +85,7 @@ def mixed_attention_forward(
     """
     layout = resolve_layout(attention_mask, kwargs)
     gate, window = cast(torch.Tensor, module.gate), cast(Window, module.gate_window)
-    out = mixed_attention(query, key, value, gate, window, scaling, layout)
+    out = mixed_attention(query, key, value, gate.float(), window, scaling, layout)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -32,7 +32,9 @@ class SubCommand:
 
 SUB_COMMANDS = {
     "data": SubCommand("rlkv.cli.data:app", "Make training data from what a model solves itself."),
-    "train": SubCommand("rlkv.cli.train:app", "Find the heads of a model by reinforcement learning."),
+    "train": SubCommand(
+        "rlkv.cli.train:app", "Find the heads of a model by reinforcement learning, or by distillation."
+    ),
     "heads": SubCommand("rlkv.cli.heads:app", "Show, rank, import and compare heads files."),
     "plan": SubCommand(
         "rlkv.cli.plan:app", "Predict memory, concurrency and speed of serving with a heads file."

@@ -14,23 +14,24 @@ from rlkv.window import Window
 
 
 def with_options_of(
-    config: type, skip: tuple[str, ...] = ()
+    skip: tuple[str, ...] = (), **configs: type
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a typer command one option for each field of a dataclass.
+    """Give a typer command one option for each field of some dataclasses.
 
     An option that is not given arrives as None, so that a preset can tell it from a default; the help shows
-    the field's default. The command takes these options as keyword arguments.
+    the field's default, and puts what only one of the dataclasses has under its name. The command takes these
+    options as keyword arguments.
 
     Args:
-        config: dataclass whose fields carry ``metadata["help"]`` and, where the field's name and type do not
-            say it all, ``flag``, ``shown`` (in place of the default) and ``parser`` with ``metavar``.
         skip: fields that the command declares itself.
+        configs: by the names that the help gives them. Their fields carry ``metadata["help"]`` and, where the
+            field's name and type do not say it all, ``flag``, ``shown`` (in place of the default) and
+            ``parser`` with ``metavar``.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(config)
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        options = [_parameter(f, hints[f.name]) for f in fields(config) if f.name not in skip]
+        options = [p for p in _parameters(configs) if p.name not in skip]
         own_hints = get_type_hints(command, include_extras=True)
         own = [p.replace(annotation=own_hints[p.name]) for p in own]
         command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
@@ -46,10 +47,35 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _parameter(field: Field, kind: Any) -> inspect.Parameter:
+def _parameters(configs: dict[str, type]) -> list[inspect.Parameter]:
+    """One for each name among the fields, in the order in which they first come."""
+    owners: dict[str, dict[str, Field]] = {}
+    kinds: dict[str, Any] = {}
+    for owner, config in configs.items():
+        hints = get_type_hints(config)
+        for field in fields(config):
+            owners.setdefault(field.name, {})[owner] = field
+            kinds[field.name] = hints[field.name]
+    return [_parameter(found, kinds[name], len(configs)) for name, found in owners.items()]
+
+
+def _parameter(found: dict[str, Field], kind: Any, num_configs: int) -> inspect.Parameter:
+    """The option of one name.
+
+    Args:
+        found: the field in each of the dataclasses that have it.
+        kind: its type.
+        num_configs: dataclasses that the command takes.
+    """
+    field = next(iter(found.values()))
     metadata = field.metadata
-    shown = metadata.get("shown", _shown(field.default))
+    defaults = {owner: each.metadata.get("shown", _shown(each.default)) for owner, each in found.items()}
+    shown = next(iter(defaults.values()))
+    if len(set(defaults.values())) > 1:
+        shown = ", ".join(f"{default} ({owner})" for owner, default in defaults.items())
     settings: dict[str, Any] = {"help": metadata["help"], "show_default": shown}
+    if len(found) < num_configs:
+        settings["rich_help_panel"] = f"Only for {' and '.join(found)}"
     if "parser" in metadata:
         kind = str  # of the text on the command line
         settings |= {"parser": metadata["parser"], "metavar": metadata["metavar"]}

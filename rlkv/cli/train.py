@@ -1,45 +1,71 @@
-"""``rlkv train``: find the heads of a model by reinforcement learning, in this process."""
+"""``rlkv train``: find the heads of a model by reinforcement learning or by distillation."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from rlkv.cli.options import given, with_options_of
-from rlkv.train.config import PRESETS, TrainConfig, from_preset
+from rlkv.train import config as grpo
+from rlkv.train.duo import config as duo
 
 app = typer.Typer(
-    help="Find the heads of a model by reinforcement learning.",
+    help="Find the heads of a model by reinforcement learning, or by distillation.",
     add_completion=False,
     rich_markup_mode="markdown",
 )
 
 
+class Method(StrEnum):
+    """How the heads are found."""
+
+    GRPO = "grpo"
+    """Reinforcement learning: the heads without which the model reasons wrongly (RLKV)."""
+    DUO = "duo"
+    """Distillation: the heads without which it retrieves wrongly (DuoAttention)."""
+
+
+PRESETS = {Method.GRPO: grpo.PRESETS, Method.DUO: duo.PRESETS}
+LISTED = "; ".join(f"{method}: {', '.join(names)}" for method, names in PRESETS.items())
+
+
 @app.command(no_args_is_help=True)
-@with_options_of(TrainConfig)
+@with_options_of(grpo=grpo.TrainConfig, duo=duo.DuoConfig)
 def train(
+    method: Annotated[Method, typer.Option(help="How the heads are found.")] = Method.GRPO,
     preset: Annotated[
-        str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}; options below change them.")
+        str, typer.Option(help=f"Settings to start from ({LISTED}); options below change them.")
     ] = "paper",
     **options: Any,
 ) -> None:
     """Train one gate per KV head and write heads.json.
 
-    The model stays as it is. Every head computes full and streaming attention and mixes them by its gate;
-    GRPO rewards right answers while a penalty pulls the gates down, so the gates that stay high belong to
-    the heads that need the whole history. The defaults below are the paper's (arXiv 2510.08525).
+    The model stays as it is. Every head computes full and streaming attention and mixes them by its gate.
+    With grpo, rewards for right answers hold the gates of heads that need the whole history while a penalty
+    pulls all gates down; the defaults are the paper's (arXiv 2510.08525). With duo, the hidden states that
+    repeat passkeys hidden in a long text hold them instead (DuoAttention, arXiv 2410.10819); DeepSpeed ZeRO
+    shards the frozen model over the GPUs of torchrun.
 
     Interrupted? The same command continues from the last checkpoint. Logs are TensorBoard's, in the run's
-    folder: reward, gate/mean, gate/sparsity_at_0.5, completions/mean_length, penalty_weight.
+    folder: reward, gate/mean, gate/sparsity_at_0.5, completions/mean_length, penalty_weight, distillation.
 
     Try it without a GPU:
 
     `rlkv data tiny-reasoner --source tiny --levels easy --buckets 64:0-80,64:80-140 --out runs/tiny-data`
 
     `rlkv train --preset demo --data runs/tiny-data --out runs/tiny-heads`
-    """
-    config = from_preset(preset, **given(options))
-    from rlkv.train.run import train as run
 
-    typer.echo(f"wrote {run(config)}")
+    `rlkv train --method duo --preset tiny --out runs/tiny-duo`
+    """
+    if method is Method.DUO:
+        duo_config = duo.from_preset(preset, **given(options))
+        from rlkv.train.duo.run import train as run_duo
+
+        typer.echo(f"wrote {run_duo(duo_config)}")
+        return
+    grpo_config = grpo.from_preset(preset, **given(options))
+    from rlkv.train.run import train as run_grpo
+
+    typer.echo(f"wrote {run_grpo(grpo_config)}")

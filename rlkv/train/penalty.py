@@ -43,7 +43,7 @@ def scoped_mean_rewards(rewards: torch.Tensor, scope: RewardScope, group_size: i
     return rewards.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)
 
 
-def l1_norm(gates: list[torch.nn.Parameter]) -> torch.Tensor:
+def l1_norm(gates: Sequence[torch.Tensor]) -> torch.Tensor:
     """‖gates‖₁ / (L·H): the mean absolute gate, a differentiable scalar."""
     return torch.cat([gate.abs() for gate in gates]).mean()
 

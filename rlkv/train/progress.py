@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 SHOWN = {
     "reward": "reward",
+    "distillation": "distillation",
     "gate/mean": "mean gate",
     "gate/sparsity_at_0.5": "below 0.5",
     "completions/mean_length": "tokens",
@@ -25,8 +27,8 @@ SHOWN = {
 """Logged name → what the line calls it."""
 
 
-class ProgressLine(TrainerCallback):
-    """A bar with reward, gates and time left; without a terminal, a plain line every tenth of the run."""
+class TrainingLine:
+    """A bar with the metrics and the time left; without a terminal, a plain line every tenth of the run."""
 
     def __init__(self) -> None:
         columns = (
@@ -41,12 +43,39 @@ class ProgressLine(TrainerCallback):
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task: TaskID | None = None
+        self.steps = 0
+
+    def start(self, step: int, steps: int) -> None:
+        """Begin, ``step`` of ``steps`` already taken."""
+        self.steps = steps
+        self.task = self.progress.add_task("", total=steps, completed=step, state="")
+        self.progress.start()
+
+    def show(self, step: int, logs: Mapping[str, float]) -> None:
+        """Bring the line up to date with what was logged at ``step``."""
+        values = {text: logs[name] for name, text in SHOWN.items() if name in logs}
+        if not values or self.task is None:
+            return
+        line = "  ".join(f"{text} {value:.3g}" for text, value in values.items())
+        self.progress.update(self.task, completed=step, state=line)
+        if not self.console.is_terminal and step % max(1, self.steps // 10) == 0:
+            self.console.print(f"step {step}/{self.steps}  {line}")
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        self.progress.stop()
+
+
+class ProgressLine(TrainerCallback):
+    """``TrainingLine`` for a trainer of transformers."""
+
+    def __init__(self) -> None:
+        self.line = TrainingLine()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.task = self.progress.add_task("", total=state.max_steps, completed=state.global_step, state="")
-        self.progress.start()
+        self.line.start(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -56,15 +85,9 @@ class ProgressLine(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        values = {text: logs[name] for name, text in SHOWN.items() if name in logs} if logs else {}
-        if not values or self.task is None:
-            return
-        line = "  ".join(f"{text} {value:.3g}" for text, value in values.items())
-        self.progress.update(self.task, completed=state.global_step, state=line)
-        if not self.console.is_terminal and state.global_step % max(1, state.max_steps // 10) == 0:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {line}")
+        self.line.show(state.global_step, logs or {})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.progress.stop()
+        self.line.stop()

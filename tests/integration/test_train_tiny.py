@@ -18,7 +18,7 @@ from datasets import Dataset
 from rlkv.errors import RLKVError
 from rlkv.heads import HeadsFile
 from rlkv.tiny.problems import generate
-from rlkv.train.run import COMPLETE_MARK
+from rlkv.train.folder import COMPLETE_MARK
 
 STEPS = 4
 
