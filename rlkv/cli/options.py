@@ -31,7 +31,7 @@ def with_options_of(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        options = [p for p in _parameters(configs) if p.name not in skip]
+        options = _parameters(configs, skip)
         own_hints = get_type_hints(command, include_extras=True)
         own = [p.replace(annotation=own_hints[p.name]) for p in own]
         command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _parameters(configs: dict[str, type]) -> list[inspect.Parameter]:
+def _parameters(configs: dict[str, type], skip: tuple[str, ...]) -> list[inspect.Parameter]:
     """One for each name among the fields, in the order in which they first come."""
     owners: dict[str, dict[str, Field]] = {}
     kinds: dict[str, Any] = {}
@@ -56,7 +56,8 @@ def _parameters(configs: dict[str, type]) -> list[inspect.Parameter]:
         for field in fields(config):
             owners.setdefault(field.name, {})[owner] = field
             kinds[field.name] = hints[field.name]
-    return [_parameter(found, kinds[name], len(configs)) for name, found in owners.items()]
+    wanted = {name: found for name, found in owners.items() if name not in skip}
+    return [_parameter(found, kinds[name], len(configs)) for name, found in wanted.items()]
 
 
 def _parameter(found: dict[str, Field], kind: Any, num_configs: int) -> inspect.Parameter:
