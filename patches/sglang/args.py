@@ -13,23 +13,32 @@ from rlkv.window import Window
 if TYPE_CHECKING:
     from rlkv.heads import HeadsFile
 
+    from .mixed.settings import MixedSettings
     from .settings import Settings
 
 ATTRIBUTE = "_rlkv"
 """Attribute of SGLang's ``ServerArgs`` that carries the settings; it survives pickling."""
 
 
-def settings_of(server_args: Any) -> Settings | None:
+def settings_of(server_args: Any) -> Settings | MixedSettings | None:
     """The settings that a server was started with, None for a stock one."""
-    settings: Settings | None = getattr(server_args, ATTRIBUTE, None)
+    settings: Settings | MixedSettings | None = getattr(server_args, ATTRIBUTE, None)
     return settings
 
 
 def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
     """Declare the flags (after ``ServerArgs.add_cli_args``)."""
-    group = parser.add_argument_group("rlkv", "Per-head hybrid KV cache.")
+    group = parser.add_argument_group(
+        "rlkv", "Per-head hybrid KV cache, or mixed attention for gate training."
+    )
     group.add_argument(
         "--rlkv-heads", metavar="FILE", help="Heads file: a path, or the name of one shipped with rlkv."
+    )
+    group.add_argument(
+        "--rlkv-gates",
+        metavar="FILE|ones",
+        help="Mixed attention instead of the hybrid cache: every head computes full and streaming attention "
+        "and mixes them by its gate, from a heads file or 1. Weight updates replace the gates.",
     )
     group.add_argument(
         "--rlkv-sparsity",
@@ -37,10 +46,10 @@ def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
         help="Fraction of KV heads that stream. Default: the file's recommendation.",
     )
     group.add_argument(
-        "--rlkv-sink-size", type=int, help="First tokens that streaming heads keep. Default: the file's."
+        "--rlkv-sink-size", type=int, help="First tokens that streaming heads see. Default: the file's."
     )
     group.add_argument(
-        "--rlkv-recent-size", type=int, help="Recent tokens that streaming heads keep. Default: the file's."
+        "--rlkv-recent-size", type=int, help="Recent tokens that streaming heads see. Default: the file's."
     )
     group.add_argument(
         "--rlkv-request-tokens",
@@ -58,6 +67,10 @@ def read_flags(original: Callable[..., Any], cls: type, namespace: argparse.Name
         if name.startswith("rlkv_") and value is not None
     }
     try:
+        if "rlkv_gates" in given:
+            from .mixed import args as mixed
+
+            return mixed.read(original, cls, namespace)
         if "rlkv_heads" not in given:
             if given:
                 flag = "--" + next(iter(given)).replace("_", "-")
@@ -70,9 +83,12 @@ def read_flags(original: Callable[..., Any], cls: type, namespace: argparse.Name
 
 
 def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace) -> Any:
+    from sglang.srt.utils import get_device
+
     from rlkv.heads import HeadsFile, resolve
 
     from . import refusals
+    from .backends import backend_of
     from .version import check_version
 
     check_version()
@@ -80,7 +96,7 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     heads = HeadsFile.read(path)
     _window(namespace, heads)  # a bad size is refused before the model's config is looked for
     refusals.check_flags(namespace)
-    _choose_backends(namespace)
+    choose_backends(namespace, backend_of(namespace.device or get_device()).replaced)
     server_args = original(cls, namespace)
     model_config = server_args.get_model_config()
     refusals.check_model(model_config)
@@ -91,23 +107,21 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     return server_args
 
 
-def _choose_backends(namespace: argparse.Namespace) -> None:
-    """Name our prefix cache, and the attention backend that ours stands in for on this device."""
-    from sglang.srt.utils import get_device
+def choose_backends(namespace: argparse.Namespace, replaced: str, flag: str = "--rlkv-heads") -> None:
+    """Name our prefix cache, and the attention backend that ours stands in for on this device.
 
-    from .backends import backend_of
+    Raises:
+        ConfigError: the flags name others.
+    """
     from .plugin import BACKEND
+    from .refusals import flag_of
 
-    replaced = backend_of(namespace.device or get_device()).replaced
-
-    if namespace.radix_cache_backend not in (None, BACKEND):
-        raise ConfigError(
-            f"--radix-cache-backend: found {namespace.radix_cache_backend!r}, expected none with --rlkv-heads"
-        )
-    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        if getattr(namespace, name) not in (None, replaced):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}: found {getattr(namespace, name)!r}, expected none or {replaced!r}")
+    attention = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+    wanted = {"radix_cache_backend": BACKEND, **dict.fromkeys(attention, replaced)}
+    for name, value in wanted.items():
+        found = getattr(namespace, name)
+        if found not in (None, value):
+            raise ConfigError(f"{flag_of(name)}: found {found!r} with {flag}, expected none or {value!r}")
     namespace.radix_cache_backend = BACKEND
     namespace.attention_backend = replaced
 

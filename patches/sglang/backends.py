@@ -39,14 +39,15 @@ BACKENDS = {
 }
 
 
-def backend_of(device: str) -> Backend:
+def backend_of(device: str, among: dict[str, Backend] = BACKENDS, flag: str = "--rlkv-heads") -> Backend:
     """The backend of a device.
 
     Raises:
         UnsupportedError: there is none.
     """
-    if device not in BACKENDS:
+    if device not in among:
+        expected = " or ".join(among)
         raise UnsupportedError(
-            f"--device: found {device!r} with --rlkv-heads, expected {' or '.join(BACKENDS)}"
+            f"--device: found {device!r} with {flag}, expected {expected}, which have an attention backend"
         )
-    return BACKENDS[device]
+    return among[device]

@@ -1,4 +1,4 @@
-"""A server that was asked for the hybrid cache has it in every process, or does not start."""
+"""A server asked for the hybrid cache or mixed attention has it in every process, or does not start."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def refuse_on_error() -> Iterator[None]:
-    """Turn any exception into a refusal to serve, with its reason in one line."""
+def refuse_on_error(flag: str = "--rlkv-heads") -> Iterator[None]:
+    """Turn any exception into a refusal to serve what a flag asked for, with its reason in one line."""
     try:
         yield
     except Exception as error:
-        refuse_to_serve(" ".join(str(error).split()) or type(error).__name__, error)
+        refuse_to_serve(" ".join(str(error).split()) or type(error).__name__, error, flag)
 
 
-def refuse_to_serve(reason: str, cause: Exception | None = None) -> NoReturn:
+def refuse_to_serve(reason: str, cause: Exception | None = None, flag: str = "--rlkv-heads") -> NoReturn:
     """End the server from within the start of a scheduler.
 
     An exception does: SGLang swallows those of a plugin's entry point alone, and for any other it has the
@@ -31,7 +31,7 @@ def refuse_to_serve(reason: str, cause: Exception | None = None) -> NoReturn:
     Raises:
         UnsupportedError: always.
     """
-    line = f"--rlkv-heads cannot be served, and the server ends: {reason}"
+    line = f"{flag} cannot be served, and the server ends: {reason}"
     print(f"error: {line}", file=sys.stderr, flush=True)
     raise UnsupportedError(line) from cause
 

@@ -47,6 +47,24 @@ def hooks() -> list[Hook]:
     ]
 
 
+def put_in_place(wanted: list[Hook]) -> None:
+    """Register hooks, apply them and check each.
+
+    Raises:
+        RuntimeError: names the first target that is not hooked.
+    """
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
+
+    from .fail_closed import check_hooks
+
+    for hook in wanted:
+        HookRegistry.register(
+            hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv")
+        )
+    HookRegistry.apply_hooks()
+    check_hooks(wanted)
+
+
 def install(settings: Settings, device: str) -> None:
     """Serve with a hybrid cache in this process, on a device of SGLang's name.
 
@@ -55,7 +73,6 @@ def install(settings: Settings, device: str) -> None:
     """
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
     from . import fail_closed
     from .backends import backend_of
@@ -63,13 +80,7 @@ def install(settings: Settings, device: str) -> None:
 
     with fail_closed.refuse_on_error():
         activate(settings)
-        wanted = hooks()
-        for hook in wanted:
-            HookRegistry.register(
-                hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv")
-            )
-        HookRegistry.apply_hooks()
-        fail_closed.check_hooks(wanted)
+        put_in_place(hooks())
         backend = backend_of(device)
         register_attention_backend(backend.replaced)(backend.create)
         if not envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.is_set():

@@ -1,7 +1,7 @@
 """Entry point that SGLang calls in the launching process and in every scheduler process.
 
-Without ``--rlkv-heads`` only three hooks are in place, and all of them pass their calls through: the flags,
-their reading, and the look at the arguments when a scheduler starts.
+Without ``--rlkv-heads`` or ``--rlkv-gates`` only three hooks are in place, and all of them pass their calls
+through: the flags, their reading, and the look at the arguments when a scheduler starts.
 """
 
 from __future__ import annotations
@@ -29,15 +29,29 @@ def load() -> None:
 
 def _before_scheduler(scheduler: Any, server_args: Any, *rest: Any, **options: Any) -> None:
     from . import args
+    from .mixed.settings import MixedSettings
 
     settings = args.settings_of(server_args)
-    if settings is not None:
+    if settings is None:
+        return
+    if isinstance(settings, MixedSettings):
+        from .mixed.install import install_in_scheduler
+
+        install_in_scheduler(server_args.device)
+    else:
         from .install import install
 
         install(settings, server_args.device)
 
 
 def _prefix_cache(context: Any) -> Any:
+    from . import args
+    from .mixed.settings import MixedSettings
+
+    if isinstance(args.settings_of(context.server_args), MixedSettings):
+        from .mixed.process import create_prefix_cache as create_for_mixed
+
+        return create_for_mixed(context)
     from .radix import create_prefix_cache
 
     return create_prefix_cache(context)

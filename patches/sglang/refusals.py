@@ -1,4 +1,4 @@
-"""Configurations that the hybrid cache does not serve: each is refused at start in one line."""
+"""Configurations that hybrid cache and mixed attention do not serve: each is refused at start in one line."""
 
 from __future__ import annotations
 
@@ -41,8 +41,15 @@ OFF = {
 """Flags of features whose code reads or moves a KV pool by its own rules."""
 
 
-def check_flags(namespace: argparse.Namespace) -> None:
+def check_flags(
+    namespace: argparse.Namespace, flag: str = "--rlkv-heads", allowed: tuple[str, ...] = ()
+) -> None:
     """Refuse flags that name an unsupported feature, before SGLang acts on them.
+
+    Args:
+        namespace: all flags.
+        flag: the one of ours that they are refused beside.
+        allowed: names of ``ONE_ONLY`` that may count more than one rank all the same.
 
     Raises:
         UnsupportedError: one line with the flag and what was found.
@@ -50,31 +57,35 @@ def check_flags(namespace: argparse.Namespace) -> None:
     from sglang.srt.environ import envs
 
     for name, feature in ONE_ONLY.items():
-        if getattr(namespace, name, 1) not in (None, 1):
-            _refuse(name, getattr(namespace, name), f"1: {feature} is not supported")
+        if name not in allowed and getattr(namespace, name, 1) not in (None, 1):
+            _refuse(name, getattr(namespace, name), f"1: {feature} is not supported", flag)
     for name, feature in OFF.items():
         if getattr(namespace, name, None):
-            _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported")
+            _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported", flag)
     if getattr(namespace, "disaggregation_mode", "null") != "null":
         _refuse(
             "disaggregation_mode",
             namespace.disaggregation_mode,
             "null: prefill and decode on separate servers is not supported",
+            flag,
         )
     if envs.SGLANG_ENABLE_POST_CAPTURE_KV_SIZING.get():
         raise UnsupportedError(
-            "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING: found it on with --rlkv-heads, expected it off: "
+            f"SGLANG_ENABLE_POST_CAPTURE_KV_SIZING: found it on with {flag}, expected it off: "
             "pools that grow after the capture of CUDA graphs are not supported"
         )
     if getattr(namespace, "kv_cache_dtype", "auto") not in ("auto", "bfloat16", "bf16"):
-        _refuse("kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported")
+        _refuse(
+            "kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported", flag
+        )
 
 
-def check_model(model_config: Any) -> None:
+def check_model(model_config: Any, flag: str = "--rlkv-heads") -> None:
     """Refuse models whose attention is not plain grouped-query attention in every layer.
 
     Args:
         model_config: SGLang's ``ModelConfig``.
+        flag: the one of ours that the model is refused beside.
 
     Raises:
         UnsupportedError: one line that names what the model has.
@@ -83,15 +94,15 @@ def check_model(model_config: Any) -> None:
 
     name = model_config.model_path
     if model_config.attention_arch == AttentionArch.MLA:
-        raise UnsupportedError(f"--rlkv-heads: {name} has latent attention (MLA), expected KV heads")
+        raise UnsupportedError(f"{flag}: {name} has latent attention (MLA), expected KV heads")
     found = _other_attention(model_config)
     if found:
-        raise UnsupportedError(f"--rlkv-heads: {name} has {found}, expected full attention in every layer")
+        raise UnsupportedError(f"{flag}: {name} has {found}, expected full attention in every layer")
     if model_config.is_multimodal:
-        raise UnsupportedError(f"--rlkv-heads: {name} is multimodal, expected a text model")
+        raise UnsupportedError(f"{flag}: {name} is multimodal, expected a text model")
     if model_config.head_dim != model_config.v_head_dim:
         raise UnsupportedError(
-            f"--rlkv-heads: {name} has values of {model_config.v_head_dim} channels, expected "
+            f"{flag}: {name} has values of {model_config.v_head_dim} channels, expected "
             f"{model_config.head_dim} as its keys have"
         )
 
@@ -110,6 +121,10 @@ def _other_attention(model_config: Any) -> str | None:
     return None
 
 
-def _refuse(name: str, found: object, expected: str) -> None:
-    flag = "--" + name.replace("_", "-")
-    raise UnsupportedError(f"{flag}: found {found!r} with --rlkv-heads, expected {expected}")
+def flag_of(name: str) -> str:
+    """The flag that sets a name of the parsed arguments."""
+    return "--" + name.replace("_", "-")
+
+
+def _refuse(name: str, found: object, expected: str, beside: str = "--rlkv-heads") -> None:
+    raise UnsupportedError(f"{flag_of(name)}: found {found!r} with {beside}, expected {expected}")

@@ -7,7 +7,7 @@ from rlkv.errors import UnsupportedError
 TESTED = "0.5.17"
 
 
-def check_version() -> None:
+def check_version(flag: str = "--rlkv-heads") -> None:
     """Refuse an SGLang that was not tested.
 
     Raises:
@@ -17,5 +17,5 @@ def check_version() -> None:
 
     if __version__ != TESTED:
         raise UnsupportedError(
-            f"--rlkv-heads: SGLang is {__version__}, expected {TESTED}, the version this rlkv was tested with"
+            f"{flag}: SGLang is {__version__}, expected {TESTED}, the version this rlkv was tested with"
         )
