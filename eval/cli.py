@@ -12,11 +12,14 @@ from rlkv.errors import ConfigError
 
 from .config import EvalConfig
 from .tasks import task_names
+from .throughput.cli import throughput
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(help="Compare methods on tasks, with confidence intervals.", no_args_is_help=True)
+
+app.command()(throughput)
 
 TABLE_WIDTH = 110
 """Columns that the table needs; a folded row could not be read."""

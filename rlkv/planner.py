@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from rlkv.errors import ConfigError
 from rlkv.window import Window
 
+EVICTION_INTERVAL = 128
+"""Decode steps between two looks at what has left the window, SGLang's default."""
+
 
 @dataclass(frozen=True)
 class CacheShape:
@@ -86,6 +89,15 @@ class Demand:
         left = max(self.eviction_interval, self.window.recent_size)
         most = self.window.size + left + self.page_size
         return _pages_up(min(most, self.request_tokens + self.page_size), self.page_size)
+
+
+def prefill_in_flight(chunk: int, context_length: int) -> int:
+    """Most prompt tokens whose prefill is in flight at once.
+
+    Two chunks may be: the overlap scheduler prepares one while the other runs. Without chunks, which SGLang
+    says by -1, a whole prompt is.
+    """
+    return 2 * min(chunk, context_length) if chunk > 0 else context_length
 
 
 @dataclass(frozen=True)

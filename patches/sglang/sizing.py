@@ -8,28 +8,23 @@ from typing import Any
 import torch
 
 from rlkv.errors import ConfigError
-from rlkv.planner import CacheShape, Demand, PoolSizes, split_memory, window_tokens
+from rlkv.planner import CacheShape, Demand, PoolSizes, prefill_in_flight, split_memory, window_tokens
 
 from .settings import Settings
 from .state import state
 
 
 def demand_of(settings: Settings, server_args: Any, context_length: int) -> Demand:
-    """What the requests of this server ask of the window pool.
-
-    Two chunks may be in flight: the overlap scheduler prepares one while the other runs. Without chunks a
-    whole prompt is.
-    """
+    """What the requests of this server ask of the window pool."""
     from sglang.srt.environ import envs
 
     chunk = server_args.chunked_prefill_size or -1
-    prefill = 2 * min(chunk, context_length) if chunk > 0 else context_length
     return Demand(
         window=settings.window,
         request_tokens=settings.request_tokens,
         page_size=server_args.page_size,
         eviction_interval=max(1, envs.SGLANG_SWA_EVICTION_INTERVAL.get()),
-        prefill_tokens=prefill,
+        prefill_tokens=prefill_in_flight(chunk, context_length),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlkv.errors import ConfigError
+from rlkv.planner import EVICTION_INTERVAL
 from rlkv.window import Window
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def plan(
     chunked_prefill_size: Annotated[int, typer.Option(help="SGLang's --chunked-prefill-size.")] = 8192,
     eviction_interval: Annotated[
         int, typer.Option(help="Decode steps between two evictions; SGLANG_SWA_EVICTION_INTERVAL.")
-    ] = 128,
+    ] = EVICTION_INTERVAL,
     element_bytes: Annotated[
         int | None,
         typer.Option(help="Bytes of a number in weights and KV cache.", show_default="the config's"),
@@ -56,9 +57,19 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Predict bytes per token, concurrency, decode step time and speed-up over the full cache."""
-    from rlkv.planner import Demand, Load, PoolSizes, caveats, forecast_dense, forecast_hybrid, split_memory
+    from rlkv.model_size import model_config, weight_bytes
+    from rlkv.planner import (
+        Demand,
+        Load,
+        PoolSizes,
+        caveats,
+        forecast_dense,
+        forecast_hybrid,
+        prefill_in_flight,
+        split_memory,
+    )
 
-    config = _config(model)
+    config = model_config(model)
     shape, serving_window, streaming = _cache(config, heads, sparsity, window, element_bytes)
     load = Load(prompt_tokens, output_tokens, requests)
     context = getattr(config, "max_position_embeddings", chunked_prefill_size)
@@ -67,9 +78,9 @@ def plan(
         request_tokens=min(load.held_tokens, context),
         page_size=page_size,
         eviction_interval=eviction_interval,
-        prefill_tokens=2 * min(chunked_prefill_size, context) if chunked_prefill_size > 0 else context,
+        prefill_tokens=prefill_in_flight(chunked_prefill_size, context),
     )
-    weights = _weight_bytes(config, shape.element_bytes)
+    weights = weight_bytes(config, shape.element_bytes)
     budget = int(gpu_memory * memory_fraction * GIB) - weights
     if budget <= 0:
         raise ConfigError(
@@ -127,34 +138,11 @@ def _cache(
     return CacheShape.of(mask, file.model.head_dim, size), chosen, count
 
 
-def _config(model: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    from rlkv.models import resolve_model
-
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(resolve_model(model))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--model {model}: found no config: {reason}") from error
-    return config
-
-
 def _dtype_bytes(config: PretrainedConfig) -> int:
     import torch
 
     dtype = getattr(config, "dtype", None) or torch.bfloat16
     return torch.empty(0, dtype=dtype).element_size()
-
-
-def _weight_bytes(config: PretrainedConfig, element_bytes: int) -> int:
-    """Bytes of all parameters, counted on a model that is only described."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters()) * element_bytes
 
 
 def _figures(forecast: Forecast) -> dict[str, Any]:

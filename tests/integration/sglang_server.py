@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rlkv_eval.throughput import launch
 from transformers import AutoModelForCausalLM
 
 from rlkv.cache import HybridCache, use_hybrid_cache
@@ -28,69 +26,23 @@ from rlkv.window import Window
 INSTALLED = find_spec("sglang") is not None
 MODEL = MODELS_FOLDER / "tiny-reasoner"
 VOCABULARY = range(5, 734)
-START_SECONDS = 300
 
 
-class Server:
-    """``rlkv serve`` in a process group of its own.
-
-    Args:
-        flags: of SGLang, beside the model and the port.
-        folder: for its log.
-        environment: variables beside those of this process.
-    """
+class Server(launch.Server):
+    """``rlkv serve`` of the tiny reasoner, with what tests ask of it."""
 
     def __init__(self, flags: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
-        self.port = _free_port()
-        self.log = folder / f"server-{self.port}.log"
-        command = [sys.executable, "-m", "rlkv", "serve", "--model", str(MODEL), "--port", str(self.port)]
-        with self.log.open("w") as out:
-            self.process = subprocess.Popen(
-                [*command, "--skip-server-warmup", *flags],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})},
-                start_new_session=True,
-            )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait(self) -> None:
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.tail()}")
-            try:
-                self.get("/health")
-            except OSError:
-                time.sleep(1)
-            else:
-                return
-        raise RuntimeError(f"the server did not start in {START_SECONDS} s:\n{self.tail()}")
-
-    def stop(self) -> None:
-        """End it and all of its processes."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, number)
-            except ProcessLookupError:
-                break
-            time.sleep(1)
-        self.process.wait(30)
-
-    def tail(self) -> str:
-        return "\n".join(line[:300] for line in self.log.read_text(errors="replace").splitlines()[-30:])
+        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="server-", suffix=".log", delete=False) as log:
+            super().__init__(str(MODEL), flags, Path(log.name), quiet)
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as reply:
             return reply.read().decode()
 
     def post(self, path: str, body: Any, timeout: float = 300) -> Any:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
+            f"{self.url}{path}",
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
@@ -124,12 +76,6 @@ class Server:
                 time.sleep(0.5)
             else:
                 return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @cache
