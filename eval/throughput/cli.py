@@ -14,6 +14,9 @@ from .config import CASES, ThroughputConfig, shape_folder
 
 DEFAULTS = ThroughputConfig
 
+TABLE_WIDTH = 120
+"""Columns that the table needs in a log."""
+
 
 def throughput(
     *,
@@ -60,8 +63,6 @@ def throughput(
 
     Example: rlkv eval throughput --shape llama-3.1-8b --heads heads.json --sparsities 0.5,0.6 --out runs/x
     """
-    from ..cli import _console, _numbers
-
     if (model is None) == (shape is None):
         raise ConfigError("--model and --shape: found both or none, expected one of them")
     config = ThroughputConfig(
@@ -83,11 +84,15 @@ def throughput(
         running=_running(running or []),
     )
     # Imported once the options are known to be good: torch and transformers take seconds.
+    from rich.console import Console
+
     from .progress import Progress
     from .report import report
     from .run import measure
 
-    console = _console()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
     measure(config, Progress(console))
     for table in report(config):
         console.print()
@@ -105,3 +110,12 @@ def _running(texts: list[str]) -> dict[str, str]:
             )
         servers[arm] = url
     return servers
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--sparsities: found {text!r}, expected numbers in [0, 1] separated by commas"
+        ) from None
