@@ -1,14 +1,9 @@
 """The hybrid KV cache for ``generate()``: full heads keep every token, streaming heads S + W of them.
 
 The memory is really saved: a layer stores its full heads in one growing buffer and its streaming heads in
-S + W slots. A streaming head's slot is a function of the token's position alone (sinks first, then a ring),
-so that a step writes one slot and moves nothing::
-
-    position   0 .. S-1     S  S+1 ... S+W-1   S+W ...
-    slot       0 .. S-1     S  S+1 ... S+W-1   S    ...
-
-Attention over slots does not depend on their order, and a slot is only overwritten by the token that pushes
-its content out of the window, so the result equals the mask's (``rlkv.window``) exactly.
+S + W slots (``rlkv.window_slots``). Attention over slots does not depend on their order, and a slot is only
+overwritten by the token that pushes its content out of the window, so the result equals the mask's
+(``rlkv.window``) exactly.
 """
 
 from __future__ import annotations
@@ -21,11 +16,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlkv.attention.gates import attention_modules
-from rlkv.attention.layout import PADDING, SequenceLayout
+from rlkv.attention.layout import SequenceLayout
 from rlkv.attention.mixed import grouped_attention
 from rlkv.attention.registry import layout_mask, resolve_layout
 from rlkv.errors import UnsupportedError
 from rlkv.window import Window
+from rlkv.window_slots import WindowSlots
 
 HYBRID = "rlkv_hybrid"
 
@@ -53,12 +49,30 @@ class HybridCache(Cache):
                 f"hybrid cache: the mask is {streaming.dtype} {list(streaming.shape)}, expected torch.bool "
                 "[num_layers, num_kv_heads]"
             )
-        self.hybrid_layers = [HybridLayer(row, window, len(streaming)) for row in streaming]
+        self.slots = WindowSlots(window)
+        self.hybrid_layers = [HybridLayer(row, self.slots, len(streaming)) for row in streaming]
         super().__init__(layers=list(self.hybrid_layers))
 
     def nbytes(self) -> int:
         """Bytes of keys and values that the cache holds on its device."""
         return sum(layer.nbytes() for layer in self.hybrid_layers)
+
+    def reset(self) -> None:
+        """Let go of everything; the next pass may have a batch of another size."""
+        super().reset()
+        self.slots.clear()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.slots.map_batch(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.slots.map_batch(lambda tensor: tensor[indices])
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        super().reorder_cache(cast(torch.LongTensor, beam_idx))
+        self.slots.map_batch(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
 
 @dataclass
@@ -78,17 +92,16 @@ class HybridLayer(CacheLayerMixin):
     """One layer's keys and values.
 
     Buffers, all [B, heads, slots, D]: ``keys``/``values`` of the full heads (the first ``length`` slots are
-    in use), ``window_keys``/``window_values`` of the streaming heads. ``slot_positions`` [B, S + W] is the
-    position of the token in each slot, -1 while empty.
+    in use), ``window_keys``/``window_values`` of the streaming heads.
     """
 
     is_sliding = False
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, streaming: torch.Tensor, window: Window, num_layers: int) -> None:
+    def __init__(self, streaming: torch.Tensor, slots: WindowSlots, num_layers: int) -> None:
         super().__init__()
-        self.window = window
+        self.slots = slots
         self.num_layers = num_layers
         self.num_kv_heads = len(streaming)
         self.full_heads = (~streaming).nonzero().flatten()
@@ -106,10 +119,9 @@ class HybridLayer(CacheLayerMixin):
         self.streaming_heads = self.streaming_heads.to(self.device)
         self.keys = key_states.new_empty(batch, len(self.full_heads), 0, head_dim)
         self.values = torch.empty_like(self.keys)
-        slots = self.window.size
-        self.window_keys = key_states.new_zeros(batch, len(self.streaming_heads), slots, head_dim)
+        size = self.slots.window.size
+        self.window_keys = key_states.new_zeros(batch, len(self.streaming_heads), size, head_dim)
         self.window_values = torch.zeros_like(self.window_keys)
-        self.slot_positions = torch.full((batch, slots), PADDING, device=self.device)
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -175,33 +187,13 @@ class HybridLayer(CacheLayerMixin):
         scaling: float,
         layout: SequenceLayout,
     ) -> torch.Tensor:
-        num_new = key.shape[2]
-        positions = layout.positions[:, -num_new:].expand(len(key), -1)
-        if num_new == 1:
-            # The slot that a token takes held the token that just left its window: write first, then read.
-            self._store(key, value, positions)
-            keys, values, key_positions = self.window_keys, self.window_values, self.slot_positions
-        else:
-            keys = torch.cat([self.window_keys, key], dim=2)
-            values = torch.cat([self.window_values, value], dim=2)
-            key_positions = torch.cat([self.slot_positions, positions], dim=1)
-            self._store(key, value, positions)
-        mask = self.window.visible(positions[:, :, None], key_positions[:, None, :])
-        # Empty slots are nobody's, but padding sees them and its own kind: no softmax may be over nothing.
-        mask &= (positions < 0)[:, :, None] == (key_positions < 0)[:, None, :]
-        return grouped_attention(query, keys, values, mask.unsqueeze(1), scaling)
-
-    def _store(self, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor) -> None:
-        """Write the tokens that outlive this pass into their slots."""
-        sink, recent = self.window.sink_size, self.window.recent_size
-        slots = torch.where(positions < sink, positions, sink + (positions - sink) % recent)
-        last = positions[:, -1:]
-        kept = (positions >= 0) & ((positions < sink) | (positions > last - recent))
-        rows, tokens = kept.nonzero(as_tuple=True)
-        target = slots[rows, tokens]
-        self.window_keys[rows, :, target] = key[rows, :, tokens]
-        self.window_values[rows, :, target] = value[rows, :, tokens]
-        self.slot_positions[rows, target] = positions[rows, tokens]
+        step = self.slots.enter(layout, len(key))
+        keys, values = self.window_keys, self.window_values
+        if not step.writes_first:
+            keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        self.window_keys[step.rows, :, step.slots] = key[step.rows, :, step.tokens]
+        self.window_values[step.rows, :, step.slots] = value[step.rows, :, step.tokens]
+        return grouped_attention(query, keys, values, step.mask, scaling)
 
     def nbytes(self) -> int:
         """Bytes of this layer's keys and values."""
@@ -241,7 +233,7 @@ class HybridLayer(CacheLayerMixin):
         self._map_batch(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def _map_batch(self, function: Any) -> None:
-        for name in ("keys", "values", "window_keys", "window_values", "slot_positions"):
+        for name in ("keys", "values", "window_keys", "window_values"):
             setattr(self, name, function(getattr(self, name)))
 
 

@@ -153,7 +153,7 @@ def test_streaming_heads_hold_sinks_and_recent_tokens_only(
                 HEAD_DIM,
             )
         if num_streaming_heads:
-            for slots in layer.slot_positions.tolist():
+            for slots in hybrid.slots.positions.tolist():
                 assert sorted(p for p in slots if p >= 0) == sorted(kept)
         # batch x slots x head_dim x (keys and values) x 4 bytes
         expected_bytes += (
@@ -169,7 +169,7 @@ def test_slots_by_hand() -> None:
     hybrid = HybridCache(torch.ones(NUM_LAYERS, NUM_KV_HEADS, dtype=torch.bool), Window(2, 3))
     with torch.no_grad():
         hybrid_model()(random_tokens(1, 9), past_key_values=hybrid)
-    assert hybrid.layers[0].slot_positions.tolist() == [[0, 1, 8, 6, 7]]
+    assert hybrid.slots.positions.tolist() == [[0, 1, 8, 6, 7]]
 
 
 def test_sparsity_saves_what_it_says() -> None:
