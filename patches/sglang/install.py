@@ -18,7 +18,7 @@ class Hook(NamedTuple):
 
 def hooks() -> list[Hook]:
     """All hooks of the hybrid cache; the imports wait until a server asks for it."""
-    from . import metrics, model_config, pool, server_info, sinks, sizing
+    from . import eviction, metrics, model_config, pool, server_info, sinks, sizing
 
     cache, managers = "sglang.srt.mem_cache", "sglang.srt.managers"
     checker = f"{managers}.scheduler_components.invariant_checker.SchedulerInvariantChecker"
@@ -39,6 +39,7 @@ def hooks() -> list[Hook]:
             "around",
             pool.build_pool,
         ),
+        Hook(f"{managers}.schedule_batch.ScheduleBatch.maybe_evict_swa", "around", eviction.evict_together),
         Hook(f"{cache}.common.free_swa_out_of_window_slots", "around", sinks.free_after_sinks),
         Hook(f"{checker}._get_total_uncached_sizes", "after", sinks.uncached_with_sinks),
         Hook(f"{managers}.scheduler.Scheduler.get_internal_state", "after", server_info.add_cache),
@@ -74,7 +75,7 @@ def install(settings: Settings, device: str) -> None:
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-    from . import fail_closed
+    from . import eviction, fail_closed
     from .backends import backend_of
     from .state import activate
 
@@ -83,6 +84,8 @@ def install(settings: Settings, device: str) -> None:
         put_in_place(hooks())
         backend = backend_of(device)
         register_attention_backend(backend.replaced)(backend.create)
+        if not envs.SGLANG_SWA_EVICTION_INTERVAL.is_set():
+            envs.SGLANG_SWA_EVICTION_INTERVAL.set(eviction.INTERVAL)
         if not envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.is_set():
             # Otherwise a request holds the window of its prompt in the tree for as long as it decodes.
             envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.set(True)
