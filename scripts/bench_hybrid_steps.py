@@ -111,7 +111,7 @@ def make_pools(runner: Any) -> None:
 
 
 def switch(runner: Any, settings: Any) -> None:
-    """Replace the pools by those of a server with these settings, with the hooks that a scheduler installs."""
+    """Replace the pools by those of a server with these settings, with a scheduler's hooks."""
     from rlkv_patches.sglang import install, model_config, state
     from sglang.srt.plugins.hook_registry import HookRegistry
 
