@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import islice
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from rlkv import __version__
 from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS, Problem, generate
 
 from ..metrics import Repetition
-from .base import Example, Task, register
+from .base import Example, Task, digest_id, register
 
 MAX_NEW_TOKENS = {"easy": 160, "medium": 352, "hard": 560, "expert": 960}
 """About 1.6 times the longest right solution of each level (97, 223, 349 and 601 tokens)."""
@@ -41,5 +40,4 @@ class TinyTask(Task):
 
 
 def _example(problem: Problem) -> Example:
-    digest = hashlib.sha256(problem.prompt.encode()).hexdigest()
-    return Example(digest[:12], problem.prompt, problem.answer)
+    return Example(digest_id(problem.prompt), problem.prompt, problem.answer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlkv.data.buckets import PAPER_BUCKETS, Bucket, Selection, parse_buckets
+from rlkv.data.source import BOXED_INSTRUCTION
 from rlkv.errors import ConfigError, DataError
 from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 TINY_SOURCE = "tiny"
 TINY_MAX_PROBLEMS = 5000
-INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 
 app = typer.Typer(
     help="Make training data from what a model solves itself.",
@@ -60,7 +60,7 @@ def data(
     answer_column: Annotated[str, typer.Option(help="Column with the right answer.")] = "answer",
     instruction: Annotated[
         str, typer.Option(help=f"Text put below each problem (not for '{TINY_SOURCE}'); may be empty.")
-    ] = INSTRUCTION,
+    ] = BOXED_INSTRUCTION,
     levels: Annotated[
         str, typer.Option(help=f"Levels of '{TINY_SOURCE}', comma-separated: {', '.join(LEVELS)}.")
     ] = DEFAULT_LEVEL,

@@ -4,9 +4,10 @@ from rlkv.data.buckets import PAPER_BUCKETS, Bucket, Sample, Selection, parse_bu
 from rlkv.data.dataset import COLUMNS, load_training_data, save_training_data
 from rlkv.data.journal import Journal
 from rlkv.data.sampling import collect
-from rlkv.data.source import Problem, read_table, table_problems, tiny_problems
+from rlkv.data.source import BOXED_INSTRUCTION, Problem, read_table, table_problems, tiny_problems
 
 __all__ = [
+    "BOXED_INSTRUCTION",
     "COLUMNS",
     "PAPER_BUCKETS",
     "Bucket",

@@ -16,6 +16,9 @@ from rlkv.tiny.problems import generate
 if TYPE_CHECKING:
     from datasets import Dataset
 
+BOXED_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+"""Stands below a problem whose answer the grader looks for in a box."""
+
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -48,7 +51,11 @@ def table_problems(
 
 
 def read_table(
-    source: str, columns: Sequence[str], revision: str | None = None, split: str = "train"
+    source: str,
+    columns: Sequence[str],
+    revision: str | None = None,
+    split: str = "train",
+    config: str | None = None,
 ) -> Dataset:
     """Open a data set that has the given columns and a row at least.
 
@@ -57,12 +64,13 @@ def read_table(
         columns: that the caller will read.
         revision: of a data set on the hub.
         split: taken where there are several.
+        config: part of a data set that has several; plain files without a card have none.
 
     Raises:
-        DataError: no such data set or split, a column missing, or no rows.
+        DataError: no such data set, config or split, a column missing, or no rows.
         RLKVError: the package ``datasets`` is not installed.
     """
-    table = _open(source, revision, split)
+    table = _open(source, revision, split, config)
     for column in columns:
         if column not in table.column_names:
             found = ", ".join(table.column_names)
@@ -81,7 +89,7 @@ def import_datasets() -> ModuleType:
     return datasets
 
 
-def _open(source: str, revision: str | None, split: str) -> Dataset:
+def _open(source: str, revision: str | None, split: str, config: str | None) -> Dataset:
     datasets = import_datasets()
     path = Path(source).expanduser()
     if not path.exists() and (looks_like_path(source) or path.suffix in FILE_FORMATS):
@@ -94,11 +102,18 @@ def _open(source: str, revision: str | None, split: str) -> Dataset:
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         if path.is_file():
             return datasets.load_dataset(_format(path), data_files=str(path), split="train")
-        return datasets.load_dataset(str(path) if path.is_dir() else source, revision=revision, split=split)
+        if path.is_dir():
+            return datasets.load_dataset(str(path), _local_config(path, config), split=split)
+        return datasets.load_dataset(source, config, revision=revision, split=split)
     except RLKVError:
         raise
     except Exception as error:  # whatever the reader of one of many formats raises
         raise DataError(f"{source}: cannot be read: {_first_line(error)}") from error
+
+
+def _local_config(folder: Path, config: str | None) -> str | None:
+    """The config, or None in a folder of plain files, which ``datasets`` gives one named ``default``."""
+    return None if import_datasets().get_dataset_config_names(str(folder)) == ["default"] else config
 
 
 def _format(path: Path) -> str:

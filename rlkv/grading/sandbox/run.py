@@ -111,7 +111,7 @@ def _check_isolated(processes: list[Process]) -> None:
         process.kill()
         assert process.stderr is not None
         if lines := process.stderr.read().decode(errors="replace").strip().splitlines():
-            expected = "expected Linux namespaces, or --allow-unsandboxed-code to run it unprotected"
+            expected = f"expected Linux namespaces, or --allow-unsandboxed-code ({ALLOW_UNSANDBOXED}=1)"
             raise RLKVError(f"sandbox for model code: found {lines[-1]}, {expected}")
 
 
