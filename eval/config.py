@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkv.errors import ConfigError
+from rlkv.grading.sandbox import allow_unsandboxed
 from rlkv.window import Window
 
 from .parts import Part, parse_part
@@ -70,7 +71,12 @@ class EvalConfig:
     tasks: tuple[str, ...] = listed(
         ("tiny",), "Tasks, each with its default level or one named.", "TASK[:LEVEL],…"
     )
-    data_dir: Path | None = setting(None, "Local data, a sub-folder a task.", shown="the hub")
+    data_dir: Path | None = setting(
+        None, "Local data, a sub-folder a task; samples: the few problems shipped.", shown="the hub"
+    )
+    allow_unsandboxed_code: bool = setting(
+        False, "Run a model's code unprotected where the system allows no sandbox."
+    )
     split: str = setting("test", "Set of problems.")
     n: int | None = setting(None, "Problems of each task.", shown="the task's own number")
     samples: int = setting(1, "Answers to each problem; accuracy is then pass@1, their mean.")
@@ -97,6 +103,8 @@ class EvalConfig:
     batch_size: int = setting(128, "Problems answered at a time.")
 
     def __post_init__(self) -> None:
+        if self.allow_unsandboxed_code:
+            allow_unsandboxed()
         for part in self.parts:
             part.task.check(part.level, self.split)
         _check_unique("tasks", tuple(part.label for part in self.parts))

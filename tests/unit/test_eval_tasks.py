@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -190,3 +191,31 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "Why?", "answer": "Because."}\n')
     with pytest.raises(DataError, match=r"gsm8k: answer is 'Because\.', expected #### and a number"):
         table_task("gsm8k", tmp_path).examples("all", "test", 0, 1)
+
+
+def test_a_run_on_samples_from_the_command_line(tmp_path: Path) -> None:
+    """Each benchmark through the whole harness, with a model that cannot solve them."""
+    from rlkv_eval.cli import app
+    from typer.testing import CliRunner
+
+    tasks = ",".join((*NAMES[:2], "longreason:8k", *NAMES[3:]))
+    options = ("--out", str(tmp_path / "run"), "--tasks", tasks, "--data-dir", SAMPLES, "--methods", "full")
+    result = CliRunner().invoke(app, ["run", *options, "--max-new-tokens", "2"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    answers = {f.name: f.read_text().splitlines() for f in (tmp_path / "run/results").iterdir()}
+    assert sorted(len(lines) - 1 for lines in answers.values()) == sorted(
+        len(shipped_rows(name, "8k" if name == "longreason" else "all", "test")) for name in NAMES
+    )
+    assert not any(json.loads(line)["correct"] for lines in answers.values() for line in lines[1:])
+
+
+def test_unsandboxed_code_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rlkv_eval.config import EvalConfig
+
+    from rlkv.grading.sandbox import ALLOW_UNSANDBOXED
+
+    monkeypatch.setenv(ALLOW_UNSANDBOXED, "0")  # and so it is put back
+    EvalConfig(out=tmp_path, tasks=("mbpp",))
+    assert os.environ[ALLOW_UNSANDBOXED] == "0"
+    EvalConfig(out=tmp_path, tasks=("mbpp",), allow_unsandboxed_code=True)
+    assert os.environ[ALLOW_UNSANDBOXED] == "1"
