@@ -1,0 +1,1 @@
+"""Asynchronous training on a stock AReaL: subclasses that its workers load by import path."""

@@ -1,0 +1,207 @@
+"""From our settings to AReaL's configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from areal.api.alloc_mode import ModelAllocation
+from areal.api.cli_args import (
+    ClusterSpecConfig,
+    FSDPEngineConfig,
+    GenerationHyperparameters,
+    MicroBatchSpec,
+    NameResolveConfig,
+    NormConfig,
+    OptimizerConfig,
+    RecoverConfig,
+    SaverConfig,
+    SchedulerConfig,
+    SchedulingSpec,
+    StatsLoggerConfig,
+    TensorBoardConfig,
+    TrainDatasetConfig,
+    WandBConfig,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlkv.errors import ConfigError
+from rlkv.train.config import Advantage
+
+from .config import GateActorConfig, GateExperimentConfig, GateRolloutConfig, GateSpec
+from .settings import ArealConfig
+
+EXPERIMENT, TRIAL = "rlkv", "gates"
+ADVANTAGE_EPS = 1e-4
+"""Added to the standard deviation of rewards, as in TRL."""
+ALL_TOKENS = 1 << 30
+"""AReaL's top-k that keeps every token."""
+START_LIMIT_S = 1800.0
+"""Seconds that a server may take to start; kernels are compiled the first time."""
+
+
+def experiment(
+    config: ArealConfig, model: str, dtype: str, gpus: int, controller: str, overrides: Sequence[str] = ()
+) -> GateExperimentConfig:
+    """AReaL's configuration of a run.
+
+    Args:
+        config: our settings.
+        model: folder or hub id of the model.
+        dtype: of the frozen weights, float32 or bfloat16.
+        gpus: of this machine; 0 trains and serves on the CPU.
+        controller: this process, as ``orphans.this_process`` names it.
+        overrides: ``name=value`` for anything in AReaL's configuration.
+
+    Raises:
+        ConfigError: an override that AReaL does not know.
+    """
+    files = Path(config.out).resolve() / "areal"
+    names = {"experiment_name": EXPERIMENT, "trial_name": TRIAL}
+    built = GateExperimentConfig(
+        **names,
+        seed=config.seed,
+        tokenizer_path=model,
+        total_train_epochs=config.steps,  # more than enough: the number of steps ends the run
+        total_train_steps=config.steps,
+        cluster=ClusterSpecConfig(
+            fileroot=str(files), name_resolve=NameResolveConfig(nfs_record_root=str(files / "names"))
+        ),
+        scheduler=SchedulerConfig(type=config.scheduler),
+        train_dataset=TrainDatasetConfig(
+            path=config.data,
+            type="rl",
+            batch_size=config.prompts_per_step,
+            shuffle=False,
+            scheduling_spec=None,
+        ),
+        gconfig=GenerationHyperparameters(
+            n_samples=config.group_size,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k or ALL_TOKENS,
+        ),
+        actor=_actor(config, names, model, dtype, gpus, controller),
+        rollout=_rollout(config, names, files, model, gpus, controller),
+        server_flags=_server_flags(config, model, dtype),
+        saver=SaverConfig(**names, fileroot=str(files)),
+        recover=RecoverConfig(**names, fileroot=str(files), mode="off"),  # trainer.py keeps checkpoints
+        stats_logger=StatsLoggerConfig(
+            **names,
+            fileroot=str(files),
+            wandb=WandBConfig(mode="online" if "wandb" in config.report_to else "disabled"),
+            tensorboard=TensorBoardConfig(path=_tensorboard(config)),
+        ),
+    )
+    built.evaluator.experiment_name, built.evaluator.trial_name = EXPERIMENT, TRIAL
+    built.evaluator.fileroot = str(files)
+    return _override(built, overrides)
+
+
+def _actor(
+    config: ArealConfig, names: dict[str, str], model: str, dtype: str, gpus: int, controller: str
+) -> GateActorConfig:
+    level = "group" if config.advantage is Advantage.GROUP else "batch"
+    return GateActorConfig(
+        **names,
+        path=model,
+        backend=config.trainer,
+        attn_impl="sdpa",  # replaced when the gates are attached
+        dtype=dtype,
+        optimizer_dtype=dtype,  # of the frozen weights; the gates are float32
+        gradient_checkpointing=config.gradient_checkpointing,
+        fsdp=FSDPEngineConfig(),
+        mb_spec=MicroBatchSpec(max_tokens_per_mb=config.tokens_per_micro_batch),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        weight_update_mode=config.weight_update,
+        optimizer=OptimizerConfig(
+            type="adam",
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            lr_scheduler_type="constant",
+            warmup_steps_proportion=0.0,
+            gradient_clipping=config.max_grad_norm,
+        ),
+        ppo_n_minibatches=1,
+        eps_clip=config.clip,
+        kl_ctl=0.0,
+        reward_scaling=config.reward_scale,
+        reward_bias=config.reward_bias,
+        reward_norm=NormConfig(
+            mean_level=level, std_level=level, eps=ADVANTAGE_EPS, group_size=config.group_size
+        ),
+        use_decoupled_loss=config.max_staleness > 0,
+        scheduling_spec=(_process(gpus),),
+        controller=controller,
+        gates=GateSpec(
+            sink_size=config.train_window.sink_size,
+            recent_size=config.train_window.recent_size,
+            init=config.init_gate,
+            beta=config.beta,
+            reward_threshold=config.reward_threshold,
+            reward_scope=str(config.reward_scope),
+        ),
+    )
+
+
+def _rollout(
+    config: ArealConfig, names: dict[str, str], files: Path, model: str, gpus: int, controller: str
+) -> GateRolloutConfig:
+    return GateRolloutConfig(
+        **names,
+        fileroot=str(files),
+        backend=config.rollout,
+        tokenizer_path=model,
+        consumer_batch_size=config.prompts_per_step,
+        max_head_offpolicyness=config.max_staleness,
+        setup_timeout=START_LIMIT_S,
+        scheduling_spec=(_process(gpus),),
+        server_restarts=config.server_restarts,
+        controller=controller,
+    )
+
+
+def _process(gpus: int) -> SchedulingSpec:
+    """A worker: this interpreter, not whichever ``python`` is found first, with what it inherits from us."""
+    inherited = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE", "PYTHONPATH")
+    return SchedulingSpec(
+        cpu=1,
+        gpu=min(gpus, 1),
+        cmd=f"{sys.executable} -m areal.infra.rpc.rpc_server",
+        env_vars={name: os.environ[name] for name in inherited if name in os.environ},
+    )
+
+
+def _server_flags(config: ArealConfig, model: str, dtype: str) -> list[str]:
+    window, parallel = config.train_window, ModelAllocation.from_str(config.rollout, name="rollout").parallel
+    flags = {
+        "--model-path": model,
+        "--dtype": dtype,
+        "--random-seed": config.seed,
+        "--tp-size": parallel.tp_size,
+        "--rlkv-gates": "ones",  # those of version 0 are pushed before the first rollout
+        "--rlkv-sink-size": window.sink_size,
+        "--rlkv-recent-size": window.recent_size,
+    }
+    return [*(f"{name}={value}" for name, value in flags.items()), *config.server_flags]
+
+
+def _tensorboard(config: ArealConfig) -> str | None:
+    return str(Path(config.out).resolve() / "tensorboard") if "tensorboard" in config.report_to else None
+
+
+def _override(built: GateExperimentConfig, overrides: Sequence[str]) -> GateExperimentConfig:
+    for item in overrides:
+        if "=" not in item:
+            raise ConfigError(f"AReaL: found {item!r}, expected name=value")
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(built), OmegaConf.from_dotlist(list(overrides)))
+        return cast(GateExperimentConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"AReaL: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,124 @@
+"""One asynchronous run: check, start the workers, train or resume, write heads.json."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlkv.data import load_training_data
+from rlkv.errors import ConfigError, TrainingError
+from rlkv.models import resolve_model
+from rlkv.train.folder import claim_folder
+
+from .settings import ArealConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .config import GateExperimentConfig
+
+LOG = "areal.log"
+NEEDED = ("areal", "sglang")
+WORKFLOW = "rlkv_patches.areal.workflow.GradedWorkflow"
+
+
+def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentConfig:
+    """Validate a run without weights, data or workers, and give AReaL's configuration of it.
+
+    Raises:
+        ConfigError: a package is missing, or AReaL does not know an override.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"asynchronous training: found no {missing[0]}, expected it: see docs/training.md")
+    import torch
+
+    from .experiment import experiment
+    from .orphans import this_process
+
+    model = resolve_model(config.model)
+    dtype = _stored_dtype(model) if config.dtype == "auto" else config.dtype
+    return experiment(config, model, dtype, torch.cuda.device_count(), this_process(), overrides)
+
+
+def _stored_dtype(model: str) -> str:
+    from transformers import AutoConfig
+
+    dtype = str(AutoConfig.from_pretrained(model).dtype).removeprefix("torch.")
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"{model}: dtype is {dtype}, expected float32 or bfloat16, or one set with --dtype")
+    return dtype
+
+
+def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
+    """Train the gates, or go on where an earlier start with the same settings stopped.
+
+    Returns:
+        Path of the run's heads.json.
+
+    Raises:
+        ConfigError: see ``check``.
+        DataError: the run folder belongs to other settings, or the data is missing or empty.
+        TrainingError: a server, a worker or the disk failed; what was learned is in the last checkpoint.
+    """
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # AReaL compiles an attention that is not ours
+    for module in ("areal", "torchdata"):
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
+    experiment = check(config, overrides)
+    out = Path(config.out)
+    dataset = _messages(load_training_data(config.data))
+    claim_folder(out, config)
+    from areal.infra.scheduler.exceptions import SchedulerError
+
+    from .progress import StepLine
+
+    with (out / LOG).open("a") as log, _printing_to(log.fileno()):
+        try:
+            from .trainer import GateTrainer
+
+            trainer = GateTrainer(config, experiment, dataset, StepLine())
+        except (SchedulerError, RuntimeError) as error:
+            raise TrainingError(
+                f"{out}: the run did not start: {_one_line(error)}, see {out / LOG}"
+            ) from error
+        try:
+            trainer.train(workflow=WORKFLOW, workflow_kwargs=trainer.workflow_settings())
+        except (SchedulerError, RuntimeError) as error:
+            raise TrainingError(
+                f"{out}: the run ended: {_one_line(error)}; the same command goes on from the last checkpoint"
+            ) from error
+        finally:
+            trainer.close()
+    if trainer.unsaved:
+        raise TrainingError(f"{out}: the last steps were not saved: {trainer.unsaved}")
+    return trainer.write_heads(config.steps)
+
+
+@contextmanager
+def _printing_to(descriptor: int) -> Iterator[None]:
+    """Send what this process and its workers print to a file: AReaL logs every step in a table."""
+    kept = os.dup(1)
+    os.dup2(descriptor, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 600 else f"{text[:300]} ... {text[-280:]}"
+
+
+def _messages(data: Dataset) -> Dataset:
+    """The columns of the workflow: the prompt as messages, so that the chat template applies."""
+    from datasets import Dataset
+
+    messages = [[{"role": "user", "content": text}] for text in data["prompt"]]
+    return Dataset.from_dict({"messages": messages, "answer": data["answer"]})
