@@ -12,7 +12,7 @@ HEAD_DIMS = (64, 128, 256)
 """Channels of a head for which FlashInfer has kernels."""
 
 
-def check_cuda(model_runner: Any) -> None:
+def check_cuda(model_runner: Any, flag: str = "--rlkv-heads") -> None:
     """Refuse shapes and options that the kernels do not cover.
 
     Raises:
@@ -36,6 +36,4 @@ def check_cuda(model_runner: Any) -> None:
             "'disabled'"
         )
     if server_args.enable_deterministic_inference:
-        raise UnsupportedError(
-            "--enable-deterministic-inference: found it with --rlkv-heads, expected it off"
-        )
+        raise UnsupportedError(f"--enable-deterministic-inference: found it with {flag}, expected it off")

@@ -13,7 +13,14 @@ def _torch(model_runner: Any) -> Any:
     return MixedTorchBackend(model_runner)
 
 
+def _flashinfer(model_runner: Any) -> Any:
+    from .attention_flashinfer import MixedFlashInferBackend
+
+    return MixedFlashInferBackend(model_runner)
+
+
 BACKENDS = {
     # That no Triton kernel may run is decided by this name.
     "cpu": Backend("torch_native", _torch),
+    "cuda": Backend("flashinfer", _flashinfer),
 }
