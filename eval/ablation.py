@@ -27,10 +27,7 @@ from .progress import Watcher
 IGNORED = -100
 """Label of a token that does not count."""
 
-SHARED = (
-    *("model", "task", "revision", "level", "seed", "max_new_tokens", "thinking"),
-    *("dtype", "device", "batch_size", "packages"),
-)
+SHARED = (*("model", "engine", "task", "revision", "level", "seed", "max_new_tokens", "thinking"),)
 """Settings of the comparison that the ranking depends on."""
 
 Solution = tuple[list[int], list[int]]
@@ -86,7 +83,7 @@ def ablation_heads(
             data=f"{part.label}, {len(solutions)} solutions",
             steps=None,
             seed=config.seed,
-            packages=settings["packages"],
+            packages=settings["engine"]["packages"],
         ),
     )
 

@@ -1,8 +1,12 @@
-"""One answer to a prompt, alike whichever engine gave it."""
+"""One answer to a prompt, and what gives answers: a model in process, or a server."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlkv.generation import HeadSplit
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,34 @@ class Answer:
     seed: int | None
     kv_bytes: float
     cached_tokens: int
+
+
+class Answerer(Protocol):
+    """What a comparison asks.
+
+    Attributes:
+        unit: answers that belong together: where a kill left fewer of them, all are given again.
+    """
+
+    unit: int
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting of the engine that changes an answer, as JSON values."""
+
+    def answer(
+        self, problems: Sequence[str], split: HeadSplit | None, max_new_tokens: int, done: Collection[int]
+    ) -> Iterator[list[Answer]]:
+        """Answer users' messages.
+
+        Args:
+            problems: messages.
+            split: the heads that stream, None for the stock attention and cache.
+            max_new_tokens: token limit of an answer.
+            done: positions of the messages that need no answer.
+
+        Yields:
+            Some answers, as soon as they are there; in the messages' order where ``unit`` is above 1.
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds."""

@@ -101,6 +101,12 @@ class EvalConfig:
     dtype: str = setting("float32", f"One of {', '.join(DTYPES)}: weights, activations and cache.")
     device: str = setting("auto", f"One of {', '.join(DEVICES)}.")
     batch_size: int = setting(128, "Problems answered at a time.")
+    endpoint: str | None = setting(
+        None, "URL of a running SGLang server with the one cache that is compared.", shown="in process"
+    )
+    serve: bool = setting(False, "Start a server for each cache (rlkv serve), in place of this process.")
+    server_flags: str = setting("", "More flags of those servers, as one text.")
+    concurrency: int = setting(64, "Requests to a server in flight.")
 
     def __post_init__(self) -> None:
         if self.allow_unsandboxed_code:
@@ -111,9 +117,10 @@ class EvalConfig:
         self._check_methods()
         self._check_sparsities()
         self._check_sampling()
+        self._check_server()
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("device", self.device, DEVICES)
-        for name in ("random_seeds", "ablation_problems", "batch_size", "samples"):
+        for name in ("random_seeds", "ablation_problems", "batch_size", "samples", "concurrency"):
             _check_at_least(name, getattr(self, name), 1)
         _check_at_least("seed", self.seed, 0)
         if self.n is not None:
@@ -135,6 +142,12 @@ class EvalConfig:
     def token_limit(self, part: Part) -> int:
         """The limit of new tokens, the task's put in."""
         return self.max_new_tokens or part.task.max_new_tokens(part.level)
+
+    def _check_server(self) -> None:
+        if self.endpoint and self.serve:
+            raise ConfigError("serve: given with an endpoint, expected one of them")
+        if self.server_flags and not self.serve:
+            raise ConfigError("server_flags: given without serve, expected both")
 
     def _check_sampling(self) -> None:
         if not 0 <= self.temperature < float("inf"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -11,12 +12,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlkv.cache import use_hybrid_cache
 from rlkv.errors import ConfigError
 from rlkv.generation import Completion, HeadSplit, chat_prompt, generate_batched
+from rlkv.heads import package_versions
 
 from .answer import Answer
 from .checkpoint import Checkpoint
 from .config import EvalConfig
 
 STOCK_ATTENTION = "sdpa"
+
+PACKAGES = ("rlkv", "torch", "transformers", "math-verify")
 
 
 def choose_device(wanted: str) -> str:
@@ -32,9 +36,10 @@ def choose_device(wanted: str) -> str:
 
 
 class Engine:
-    """A model that answers prompts with the stock cache or with a hybrid one.
+    """A model that answers prompts with the stock cache or with a hybrid one (an ``Answerer``).
 
     Attributes:
+        unit: the batch size.
         checkpoint: the model's files.
         device: ``cpu`` or ``cuda``.
     """
@@ -43,6 +48,17 @@ class Engine:
         self._config = config
         self.checkpoint = checkpoint
         self.device = choose_device(config.device)
+        self.unit = config.batch_size
+
+    def settings(self) -> dict[str, Any]:
+        """What changes an answer: rounding depends on the batch, drawing too."""
+        return {
+            "name": "transformers",
+            "dtype": self._config.dtype,
+            "device": self.device,
+            "batch_size": self.unit,
+            "packages": package_versions(*PACKAGES),
+        }
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -56,28 +72,27 @@ class Engine:
         problems: Sequence[str],
         split: HeadSplit | None,
         max_new_tokens: int,
-        begin: int = 0,
+        done: Collection[int] = (),
         greedy: bool = False,
     ) -> Iterator[list[Answer]]:
-        """Answer users' messages, a batch at a time, in their order.
+        """Answer users' messages, a batch at a time, in their order; see ``Answerer``.
 
         Args:
             problems: messages.
             split: the heads that stream, None for the stock attention and cache.
             max_new_tokens: token limit of an answer.
-            begin: the message to begin with.
+            done: the first messages, whole batches of them.
             greedy: whatever the sampling of the comparison is.
-
-        Yields:
-            The answers of one batch.
         """
+        if len(done) == len(problems):
+            return  # and no reason to load the model
         if split is None:
             self.model.set_attn_implementation(STOCK_ATTENTION)
         else:
             use_hybrid_cache(self.model)
         config, tokenizer = self._config, self.checkpoint.tokenizer
         temperature = 0.0 if greedy else config.temperature
-        for start in range(begin, len(problems), config.batch_size):
+        for start in range(len(done), len(problems), config.batch_size):
             # Seeded by batch, so that a resumed run draws what an uninterrupted one would have drawn.
             seed = config.seed * 1_000_003 + start
             torch.manual_seed(seed)
@@ -93,6 +108,9 @@ class Engine:
                 top_p=config.top_p,
             )
             yield self._answers(start, batch, next(completions), seed if temperature else None)
+
+    def close(self) -> None:
+        """Nothing to do: the weights go with the engine."""
 
     def _answers(
         self, start: int, batch: Sequence[str], completions: list[Completion], seed: int | None

@@ -15,7 +15,6 @@ from typing import Any
 
 from rlkv.errors import ConfigError
 from rlkv.generation import HeadSplit
-from rlkv.heads import package_versions
 
 from .config import EvalConfig
 from .parts import Part
@@ -34,16 +33,14 @@ MODEL_FILES = (
 )
 """Files that decide what a model answers. Not its heads files: their masks have a place of their own."""
 
-PACKAGES = ("rlkv", "torch", "transformers", "math-verify")
 
-
-def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, Any]:
+def settings(config: EvalConfig, model_folder: Path, engine: dict[str, Any]) -> dict[str, Any]:
     """What all tasks and methods of a comparison share, as JSON values.
 
     Args:
         config: of the comparison.
         model_folder: where the model's files are.
-        device: ``cpu`` or ``cuda``.
+        engine: from ``Answerer.settings``.
     """
     return {
         "model": model_digest(model_folder),
@@ -52,10 +49,7 @@ def settings(config: EvalConfig, model_folder: Path, device: str) -> dict[str, A
         "thinking": config.thinking,
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "dtype": config.dtype,
-        "device": device,
-        "batch_size": config.batch_size,
-        "packages": package_versions(*PACKAGES),
+        "engine": engine,
     }
 
 
@@ -82,14 +76,18 @@ def identity(shared: dict[str, Any], task: dict[str, Any], split: HeadSplit | No
     """
     if split is None:
         return {"settings": shared, "task": task, "cache": "full"}
-    rows = ["".join("s" if streams else "F" for streams in row) for row in split.streaming.tolist()]
     return {
         "settings": shared,
         "task": task,
         "cache": "hybrid",
         "window": str(split.window),
-        "heads": rows,
+        "heads": head_rows(split),
     }
+
+
+def head_rows(split: HeadSplit) -> list[str]:
+    """The mask, a line a layer: ``s`` for a head that streams, ``F`` for a full one."""
+    return ["".join("s" if streams else "F" for streams in row) for row in split.streaming.tolist()]
 
 
 def digest(value: Any) -> str:

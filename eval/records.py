@@ -53,7 +53,7 @@ class Journal:
     """The file of one method at one sparsity, open for appending; made by ``open_journal``.
 
     Attributes:
-        samples: all that the file holds, in the problems' order.
+        samples: all that the file holds, in its order.
     """
 
     def __init__(self, path: Path, file: BinaryIO, samples: list[Sample]) -> None:
@@ -72,17 +72,17 @@ class Journal:
 
 
 @contextmanager
-def open_journal(path: Path, identity: dict[str, Any], count: int, batch_size: int) -> Iterator[Journal]:
+def open_journal(path: Path, identity: dict[str, Any], count: int, unit: int) -> Iterator[Journal]:
     """Open a result file to go on where it ends, or begin it.
 
-    A line that a kill cut off is dropped. So is a batch that is not whole: cache bytes and sampling belong
-    to a batch, so it is answered again as a whole.
+    A line that a kill cut off is dropped. So is a unit that is not whole: cache bytes and sampling belong to
+    a batch of answers, so it is answered again as a whole.
 
     Args:
         path: of the file.
         identity: of the result; the file must have begun with the same.
         count: answers of the finished file.
-        batch_size: answers that are appended at a time.
+        unit: answers that belong together (``Answerer.unit``).
 
     Raises:
         DataError: the file holds another result, is damaged, is in use, or cannot be written.
@@ -103,8 +103,10 @@ def open_journal(path: Path, identity: dict[str, Any], count: int, batch_size: i
         header, samples = _parse(path, lines)
         if header != identity:
             raise DataError(f"{path}: holds the result of other settings, expected those of its name")
+        if unit > 1 and [sample.index for sample in samples] != list(range(len(samples))):
+            raise DataError(f"{path}: answers are not in order, expected whole batches; delete the file")
         if len(samples) < count:
-            samples = samples[: len(samples) // batch_size * batch_size]
+            samples = samples[: len(samples) // unit * unit]
         end = sum(len(line) + 1 for line in lines[: 1 + len(samples)])
         if file.seek(0, os.SEEK_END) != end:  # a finished file is left untouched
             file.truncate(end)
@@ -113,7 +115,7 @@ def open_journal(path: Path, identity: dict[str, Any], count: int, batch_size: i
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """Identity and answers of a result file; a cut-off last line does not count.
+    """Identity and answers of a result file, in the problems' order; a cut-off last line does not count.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -124,7 +126,8 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Sample]]:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
     if not lines:
         raise DataError(f"{path}: is empty, expected a header line")
-    return _parse(path, lines)
+    header, samples = _parse(path, lines)
+    return header, sorted(samples, key=lambda sample: sample.index)
 
 
 def _parse(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], list[Sample]]:
@@ -132,18 +135,19 @@ def _parse(path: Path, lines: list[bytes]) -> tuple[dict[str, Any], list[Sample]
         header = json.loads(lines[0])["identity"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: line 1 is no header, expected the identity of the result") from error
-    return header, [_sample(path, number, line) for number, line in enumerate(lines[1:])]
+    samples: dict[int, Sample] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        sample = _sample(path, number, line)
+        if samples.setdefault(sample.index, sample) is not sample:
+            raise DataError(f"{path}: line {number} answers {sample.index} once more; delete the file")
+    return header, list(samples.values())
 
 
-def _sample(path: Path, index: int, line: bytes) -> Sample:
+def _sample(path: Path, number: int, line: bytes) -> Sample:
     try:
-        sample = Sample(**json.loads(line.decode()))
+        return Sample(**json.loads(line.decode()))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: line {index + 2} is no answer ({error}); delete the file") from error
-    if sample.index != index:
-        found = f"line {index + 2} answers problem {sample.index}, expected {index}"
-        raise DataError(f"{path}: {found}; delete the file")
-    return sample
+        raise DataError(f"{path}: line {number} is no answer ({error}); delete the file") from error
 
 
 def _lock(path: Path, file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from rlkv.heads import ModelShape
 from rlkv.window import Window
 
 from .ablation import ablation_heads
-from .answer import Answer
+from .answer import Answer, Answerer
 from .checkpoint import Checkpoint, locate
 from .config import ABLATION, EvalConfig
 from .engine import Engine
@@ -23,6 +23,8 @@ from .progress import Silent, Watcher
 from .records import Sample, open_journal
 from .results import Result, summarise
 from .tasks import Example
+
+SERVER_LOG = "server.log"
 
 
 def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> list[Result]:
@@ -48,35 +50,42 @@ class Comparison:
         self.config = config
         self.watcher = watcher
         checkpoint = Checkpoint(locate(config.model))
-        self.engine = Engine(config, checkpoint)
+        self.checkpoint = checkpoint
+        self.engine = answerer(config, checkpoint)
         self.heads = load_heads(config, checkpoint.folder, checkpoint.model_config)
         self.window = choose_window(config, self.heads)
         self.shape = ModelShape.from_config(checkpoint.model_config, model_id=config.model)
-        self.settings = settings(config, checkpoint.folder, self.engine.device)
+        self.settings = settings(config, checkpoint.folder, self.engine.settings())
         self.tasks = {part.label: task_settings(config, part) for part in config.parts}
         self.examples = {part.label: _examples(config, part) for part in config.parts}
 
     def run(self) -> list[Result]:
         """Answer what is missing; returns the figures."""
         create(self.config.out)
-        steps = plan(self.config)
+        try:
+            self._answer_all(plan(self.config))
+        finally:
+            self.engine.close()
+        return read_results(self.config.out, read_run(self.config.out))
+
+    def _answer_all(self, steps: list[Step]) -> None:
         self.watcher.planned(len(steps) * self.config.samples * sum(map(len, self.examples.values())))
         entries: list[Entry] = []
-        for part in self.config.parts:
-            for step in steps:
-                split = self._split(step)
+        for step in steps:  # outside, because a server with another cache takes its time to start
+            split = self.split(step)
+            for part in self.config.parts:
                 entries.append(self._entry(part, step, split))
                 self._publish(entries)
                 self._answer(part, step, split, entries[-1].file)
-        return read_results(self.config.out, read_run(self.config.out))
 
-    def _split(self, step: Step) -> HeadSplit | None:
+    def split(self, step: Step) -> HeadSplit | None:
         """The heads that stream in a step; ablation ranks them first, on the first task's problems."""
         if step.method == ABLATION and ABLATION not in self.heads:
             part = self.config.parts[0]
-            recipe = self.settings | self.tasks[part.label]
+            engine = self.engine if isinstance(self.engine, Engine) else Engine(self.config, self.checkpoint)
+            recipe = self.settings | self.tasks[part.label] | {"engine": engine.settings()}
             self.heads[ABLATION] = ablation_heads(
-                self.config, part, self.engine, self._known_window(), recipe, self.watcher
+                self.config, part, engine, self._known_window(), recipe, self.watcher
             )
         streaming = streaming_heads(step, self.shape, self.heads)
         return None if streaming is None else HeadSplit(streaming, self._known_window())
@@ -99,22 +108,21 @@ class Comparison:
         """Bring the file of a step to its full number of answers."""
         num_problems, draws = len(self.examples[part.label]), self.config.samples
         count, path = num_problems * draws, self.config.out / file
-        with open_journal(path, self._identity(part, split), count, self.config.batch_size) as journal:
+        with open_journal(path, self._identity(part, split), count, self.engine.unit) as journal:
             title = str(step) if len(self.config.parts) == 1 else f"{part.label} {step}"
             self.watcher.started(title, count, len(journal.samples))
-            for samples in self._samples(part, split, len(journal.samples)):
+            done = {sample.index for sample in journal.samples}
+            for samples in self._samples(part, split, done):
                 journal.append(samples)
                 self.watcher.advanced(len(samples))
             figures = summarise(part.label, step, journal.samples, num_problems, draws, file)
             self.watcher.finished(title, figures)
 
-    def _samples(self, part: Part, split: HeadSplit | None, begin: int) -> Iterator[list[Sample]]:
-        """The graded answers that are missing, a batch at a time."""
+    def _samples(self, part: Part, split: HeadSplit | None, done: set[int]) -> Iterator[list[Sample]]:
+        """The graded answers that are missing, some at a time."""
         examples = [example for example in self.examples[part.label] for _ in range(self.config.samples)]
-        if begin == len(examples):
-            return  # nothing to do, and no reason to load the model
         prompts = [example.prompt for example in examples]
-        for answers in self.engine.answer(prompts, split, self.config.token_limit(part), begin):
+        for answers in self.engine.answer(prompts, split, self.config.token_limit(part), done):
             yield self._grade(part, [examples[answer.index] for answer in answers], answers)
 
     def _grade(self, part: Part, examples: list[Example], answers: list[Answer]) -> list[Sample]:
@@ -143,6 +151,29 @@ class Comparison:
     def _known_window(self) -> Window:
         assert self.window is not None, "choose_window gives one wherever heads stream"
         return self.window
+
+
+def answerer(config: EvalConfig, checkpoint: Checkpoint) -> Answerer:
+    """What the comparison asks: the model in process, or a server.
+
+    Raises:
+        ConfigError: more than one cache is asked of one running server.
+    """
+    if config.serve:
+        from .served.engine import OwnServer
+
+        return OwnServer(config, checkpoint, config.out / SERVER_LOG)
+    if config.endpoint is None:
+        return Engine(config, checkpoint)
+    steps = plan(config)
+    if len(steps) > 1:
+        raise ConfigError(
+            f"endpoint: {len(steps)} caches are compared ({steps[0]}, {steps[1]}, ...), expected the one "
+            "that the server has; --serve starts one server after another"
+        )
+    from .served.engine import RunningServer
+
+    return RunningServer(config, checkpoint, config.endpoint)
 
 
 def _examples(config: EvalConfig, part: Part) -> list[Example]:

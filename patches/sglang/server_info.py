@@ -26,6 +26,8 @@ def describe(allocator: Any) -> dict[str, Any]:
         "sparsity": settings.sparsity,
         "sink_size": settings.window.sink_size,
         "recent_size": settings.window.recent_size,
+        # What the pools were made from, for a client that must know which heads stream, not only how many.
+        "mask": ["".join("s" if streams else "F" for streams in row) for row in settings.streaming],
         "full_heads": [len(heads) for heads in pool.full_kv_pool.heads],
         "streaming_heads": [len(heads) for heads in pool.swa_kv_pool.heads],
         "full_token_bytes": shape.full_token_bytes,

@@ -202,5 +202,5 @@ def test_sampling_is_seeded_by_batch(tmp_path: Path) -> None:
     engine = Engine(config, Checkpoint(locate(MODEL)))
     problems = ["What is lemon?", "What is moss?", "What is acorn?"]
     whole = [c.token_ids for batch in engine.answer(problems, None, 12) for c in batch]
-    resumed = [c.token_ids for batch in engine.answer(problems, None, 12, begin=2) for c in batch]
+    resumed = [c.token_ids for batch in engine.answer(problems, None, 12, done=(0, 1)) for c in batch]
     assert whole[2:] == resumed

@@ -34,6 +34,9 @@ thinking: false
 dtype: bfloat16
 device: cpu
 batch-size: 7
+serve: true
+server-flags: --page-size 16
+concurrency: 5
 """
 
 
@@ -52,8 +55,10 @@ def test_every_option_can_be_written(tmp_path: Path) -> None:
     assert (config.sparsities, config.window) == ((0.5, 1.0), Window(4, 28))
     assert (config.temperature, config.top_p, config.thinking) == (1.0, 0.95, False)
     assert (config.n, config.samples, config.seed, config.batch_size) == (20, 2, 3, 7)
+    assert (config.serve, config.server_flags, config.concurrency) == (True, "--page-size 16", 5)
     left_out = {field.name for field in fields(EvalConfig)} - settings.keys()
-    assert not left_out, f"add {left_out} to EVERYTHING"
+    assert left_out == {"endpoint"}, f"add {left_out} to EVERYTHING"
+    assert read_config(write(tmp_path, "endpoint: http://here")) == {"endpoint": "http://here"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from rlkv_eval.checkpoint import Checkpoint
 from rlkv_eval.config import EvalConfig
+from rlkv_eval.engine import Engine
 from rlkv_eval.identity import digest, identity, model_digest, settings, task_settings
 
 from rlkv.errors import ConfigError
@@ -16,6 +18,7 @@ from rlkv.generation import HeadSplit
 from rlkv.window import Window
 
 MASK = torch.tensor([[True, False], [False, True]])
+ENGINE = {"name": "transformers"}
 HEADS = HeadSplit(MASK, Window(4, 16))
 
 
@@ -33,7 +36,7 @@ def write_model(folder: Path, weights: str) -> Path:
 
 def hash_of(folder: Path, heads: HeadSplit | None = HEADS, **changed: Any) -> str:
     config = replace(EvalConfig(out=Path("run"), n=20), **changed)
-    shared, task = settings(config, folder, "cpu"), task_settings(config, config.parts[0])
+    shared, task = settings(config, folder, ENGINE), task_settings(config, config.parts[0])
     return digest(identity(shared, task, heads))
 
 
@@ -49,8 +52,6 @@ def hash_of(folder: Path, heads: HeadSplit | None = HEADS, **changed: Any) -> st
         {"thinking": False},
         {"top_p": 0.95},
         {"max_new_tokens": 100},
-        {"dtype": "bfloat16"},
-        {"batch_size": 64},
         {"heads": HeadSplit(~MASK, Window(4, 16))},
         {"heads": HeadSplit(MASK, Window(4, 17))},
         {"heads": HeadSplit(MASK, Window(5, 15))},
@@ -78,12 +79,20 @@ def test_nothing_else_does(model: Path, changed: dict[str, Any]) -> None:
     assert hash_of(model, **changed) == hash_of(model)
 
 
-def test_device_and_packages_change_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_changes_it(model: Path) -> None:
     config = EvalConfig(out=Path("run"))
-    plain = settings(config, model, "cpu")
-    assert plain != settings(config, model, "cuda")
-    monkeypatch.setattr("rlkv_eval.identity.package_versions", lambda *names: {"torch": "9"})
-    assert plain != settings(config, model, "cpu")
+    assert settings(config, model, {"device": "cpu"}) != settings(config, model, {"device": "cuda"})
+
+
+@pytest.mark.parametrize("changed", [{"dtype": "bfloat16"}, {"batch_size": 64}], ids=str)
+def test_settings_of_the_engine_in_process(
+    model: Path, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvalConfig(out=Path("run"), device="cpu")
+    plain = Engine(config, Checkpoint(model)).settings()
+    assert Engine(replace(config, **changed), Checkpoint(model)).settings() != plain
+    monkeypatch.setattr("rlkv_eval.engine.package_versions", lambda *names: {"torch": "9"})
+    assert Engine(config, Checkpoint(model)).settings() != plain
 
 
 def test_model_digest_follows_the_files(tmp_path: Path) -> None:
@@ -98,7 +107,7 @@ def test_model_digest_follows_the_files(tmp_path: Path) -> None:
 
 
 def test_the_mask_is_readable(model: Path) -> None:
-    shared = settings(EvalConfig(out=Path("run")), model, "cpu")
+    shared = settings(EvalConfig(out=Path("run")), model, ENGINE)
     task = {"task": "tiny"}
     assert identity(shared, task, HEADS)["heads"] == ["sF", "Fs"]
     assert identity(shared, task, None) == {"settings": shared, "task": task, "cache": "full"}

@@ -25,10 +25,25 @@ def samples(begin: int, end: int, text: str = "x") -> list[Sample]:
 
 
 def fill(path: Path, *sizes: int) -> None:
-    with open_journal(path, IDENTITY, 10, batch_size=4) as journal:
+    with open_journal(path, IDENTITY, 10, unit=4) as journal:
         for size in sizes:
             begin = len(journal.samples)
             journal.append(samples(begin, begin + size))
+
+
+def test_single_answers_may_come_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with open_journal(path, IDENTITY, 10, unit=1) as journal:
+        journal.append([*samples(7, 9), *samples(2, 3)])
+    with path.open("a") as file:
+        file.write('{"index": 4, "id": "cut o')
+    with open_journal(path, IDENTITY, 10, unit=1) as journal:
+        assert [sample.index for sample in journal.samples] == [7, 8, 2]
+        journal.append(samples(0, 2))
+    assert [sample.index for sample in read_journal(path)[1]] == [0, 1, 2, 7, 8]
+    expected = "answers are not in order, expected whole batches"
+    with pytest.raises(DataError, match=expected), open_journal(path, IDENTITY, 10, unit=4):
+        pass
 
 
 def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
@@ -119,7 +134,7 @@ def test_another_identity_is_never_reused(tmp_path: Path) -> None:
     [
         ("{broken", "line 3 is no answer"),
         ('{"index": 1}', "line 3 is no answer"),
-        (json.dumps({**vars(samples(5, 6)[0])}), "line 3 answers problem 5, expected 1"),
+        (json.dumps(vars(samples(0, 1)[0])), "line 3 answers 0 once more"),
     ],
 )
 def test_damage_in_the_middle_is_refused(tmp_path: Path, line: str, message: str) -> None:

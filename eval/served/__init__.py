@@ -1,0 +1,1 @@
+"""Answers from an SGLang server over its OpenAI-compatible endpoint."""

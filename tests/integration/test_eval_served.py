@@ -1,0 +1,163 @@
+"""``rlkv eval`` over a real server: the answers of the model in process, whatever kills it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rlkv_eval.checkpoint import Checkpoint, locate
+from rlkv_eval.config import EvalConfig
+from rlkv_eval.engine import Engine
+from rlkv_eval.methods import Step
+from rlkv_eval.progress import Silent
+from rlkv_eval.records import read_journal
+from rlkv_eval.runner import Comparison, evaluate
+from rlkv_eval.served.engine import OwnServer, RunningServer
+from sglang_server import INSTALLED
+
+from rlkv.errors import ConfigError
+from rlkv.generation import HeadSplit
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="needs SGLang: make sglang")
+
+MODEL = "tiny-reasoner"
+SPARSITY = 0.6
+N = 24
+SMALL = "--max-total-tokens 8192 --max-running-requests 8"
+
+
+def config(out: Path, **changed: object) -> EvalConfig:
+    settings = {
+        "tasks": ("tiny:easy",),
+        "n": N,
+        "methods": ("rlkv",),
+        "sparsities": (SPARSITY,),
+        "device": "cpu",
+        "batch_size": N,
+        "concurrency": 6,
+    }
+    return EvalConfig(out=out, **{**settings, **changed})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def split() -> HeadSplit:
+    """The heads that stream, as the comparison reads them from the shipped heads file."""
+    found = Comparison(config(Path("unused")), Silent()).split(Step("rlkv", SPARSITY))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    """What ``--serve`` uses; its server starts with the first question."""
+    out = tmp_path_factory.mktemp("own")
+    server = OwnServer(config(out, serve=True, server_flags=SMALL), Checkpoint(locate(MODEL)), out / "log")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def url(own: OwnServer, split: HeadSplit) -> str:
+    """A running server with that cache, as ``--endpoint`` names it."""
+    return own.start(split).url
+
+
+def test_same_greedy_tokens_as_in_process(own: OwnServer, split: HeadSplit) -> None:
+    settings = config(Path("unused"))
+    (part,) = settings.parts
+    prompts = [example.prompt for example in part.task.examples(part.level, "test", 0, N)]
+    limit = settings.token_limit(part)
+    here = next(Engine(settings, own.checkpoint).answer(prompts, split, limit, ()))
+    there = [answer for some in own.answer(prompts, split, limit, ()) for answer in some]
+    there.sort(key=lambda answer: answer.index)
+    for one, other in zip(here, there, strict=True):
+        assert one.token_ids == other.token_ids
+        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        assert (one.index, one.prompt_length) == (other.index, other.prompt_length)
+
+
+def test_same_verdicts_as_in_process(url: str, tmp_path: Path) -> None:
+    (here,) = evaluate(config(tmp_path / "here"))
+    (there,) = evaluate(config(tmp_path / "there", endpoint=url))
+    samples = [read_journal(tmp_path / name / r.file)[1] for name, r in (("here", here), ("there", there))]
+    for one, other in zip(*samples, strict=True):
+        assert (one.id, one.correct, one.extracted, one.reason) == (
+            *(other.id, other.correct, other.extracted, other.reason),
+        )
+        assert (one.length, one.repetitive, one.seed) == (other.length, other.repetitive, other.seed)
+    assert {sample.correct for sample in samples[0]} == {True} or here.accuracy < 1
+
+
+def test_kv_bytes_follow_from_the_servers_layout(url: str, split: HeadSplit, tmp_path: Path) -> None:
+    (result,) = evaluate(config(tmp_path, endpoint=url))
+    info = RunningServer(config(tmp_path), Checkpoint(locate(MODEL)), url).info["internal_states"][0]["rlkv"]
+    for sample in read_journal(tmp_path / result.file)[1]:
+        assert sample.cached_tokens == sample.prompt_length + sample.length - 1
+        window = min(sample.cached_tokens, split.window.size)
+        full, streaming = info["full_token_bytes"], info["window_token_bytes"]
+        assert sample.kv_bytes == sample.cached_tokens * full + window * streaming
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sparsities": (0.5,)}, "heads stream at sparsity 0.604167 of"),
+        ({"methods": ("full",)}, "cache is hybrid at sparsity 0.604167, expected full"),
+        ({"dtype": "bfloat16"}, "dtype is float32, expected bfloat16"),
+    ],
+    ids=["sparsity", "full", "dtype"],
+)
+def test_another_configuration_is_refused_before_the_first_request(
+    url: str, tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"^server: ") as caught:
+        evaluate(config(tmp_path, endpoint=url, **changed))
+    assert message in str(caught.value)
+    assert all(read_journal(path)[1] == [] for path in tmp_path.glob("results/*"))
+
+
+def test_a_kill_at_any_moment_changes_no_byte_of_the_report(url: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--tasks", "tiny:easy", "--n", str(N), "--methods", "rlkv", "--sparsities", str(SPARSITY)]
+    command = [sys.executable, "-m", "rlkv", "eval", "run", *options, "--endpoint", url, "--concurrency", "6"]
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    for answers in (1, N // 2):
+        kill_after(answers, [*command, "--out", str(killed)], killed)
+    before = answered(killed)
+    assert len(before) < N
+    with journal(killed).open("a") as file:
+        file.write('{"index": 5, "id": "cut o')  # as a kill within a write leaves it
+    subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True)
+    assert answered(killed)[: len(before)] == before  # none lost, none asked again
+    for path in whole.iterdir():
+        if path.is_file() and path.suffix in (".json", ".md", ".html", ".svg"):
+            assert (killed / path.name).read_bytes() == path.read_bytes(), path.name
+    shutil.rmtree(tmp_path)
+
+
+def journal(run: Path) -> Path:
+    (path,) = (run / "results").iterdir()
+    return path
+
+
+def answered(run: Path) -> list[bytes]:
+    """Whole lines of the journal after its header."""
+    return journal(run).read_bytes().split(b"\n")[1:-1]
+
+
+def kill_after(answers: int, command: list[str], out: Path) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not ((out / "results").is_dir() and any(out.glob("results/*")) and len(answered(out)) >= answers):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
