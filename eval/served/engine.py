@@ -16,9 +16,9 @@ from ..answer import Answer
 from ..checkpoint import Checkpoint
 from ..config import EvalConfig
 from ..identity import head_rows
+from ..throughput.launch import Server
 from .check import ELEMENT_BYTES, RECORDED, cache_type, check_server, server_info
 from .client import Endpoint, Reply, Request, ask
-from .launch import Server
 
 PACKAGES = ("rlkv", "math-verify")
 
