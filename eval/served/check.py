@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlkv.errors import ConfigError, DataError
+from rlkv.errors import ConfigError
 from rlkv.generation import HeadSplit
 
 from ..checkpoint import Checkpoint
@@ -18,21 +16,6 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_
 
 RECORDED = ("attention_backend", "tp_size", "page_size", "chunked_prefill_size", "quantization")
 """Settings of a server that was not started by us which may change a rounding."""
-
-
-def server_info(url: str) -> dict[str, Any]:
-    """What a server says of itself.
-
-    Raises:
-        DataError: nobody answers at this address, or no SGLang server.
-    """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{url}/server_info", timeout=60) as reply:
-            info: dict[str, Any] = json.loads(reply.read())
-            return info
-    except (OSError, ValueError) as error:
-        raise DataError(f"{url}/server_info: found no SGLang server: {error}") from error
 
 
 def number_type(info: Mapping[str, Any], checkpoint: Checkpoint) -> str:

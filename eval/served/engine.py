@@ -16,8 +16,9 @@ from ..answer import Answer
 from ..checkpoint import Checkpoint
 from ..config import EvalConfig
 from ..identity import head_rows
+from ..throughput.client import server_info
 from ..throughput.launch import Server
-from .check import ELEMENT_BYTES, RECORDED, cache_type, check_server, server_info
+from .check import ELEMENT_BYTES, RECORDED, cache_type, check_server
 from .client import Endpoint, Reply, Request, ask
 
 PACKAGES = ("rlkv", "math-verify")

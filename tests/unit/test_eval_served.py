@@ -15,8 +15,9 @@ import torch
 from rlkv_eval.checkpoint import Checkpoint, locate
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.runner import answerer
-from rlkv_eval.served.check import cache_type, check_server, number_type, server_info
+from rlkv_eval.served.check import cache_type, check_server, number_type
 from rlkv_eval.served.client import Endpoint, Reply, Request, ask
+from rlkv_eval.throughput.client import server_info
 
 from rlkv.errors import ConfigError, DataError
 from rlkv.generation import HeadSplit

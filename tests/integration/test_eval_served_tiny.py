@@ -19,8 +19,8 @@ from rlkv_eval.methods import Step
 from rlkv_eval.progress import Silent
 from rlkv_eval.records import Sample, read_journal
 from rlkv_eval.runner import Comparison, evaluate
-from rlkv_eval.served.check import server_info
 from rlkv_eval.served.engine import OwnServer
+from rlkv_eval.throughput.client import server_info
 from sglang_server import INSTALLED
 from typer.testing import CliRunner
 
