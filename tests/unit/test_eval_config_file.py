@@ -18,6 +18,7 @@ heads: {rlkv: heads.json, duo: duo.json}
 model: tiny-reasoner
 tasks: [tiny:easy, tiny:hard]
 data-dir: data
+allow-unsandboxed-code: false
 split: test
 n: 20
 samples: 2
