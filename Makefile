@@ -8,7 +8,7 @@ SOURCES := rlkv eval patches tests scripts
 # Two threads of torch in each of several test processes would fight for the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup sglang areal demo test test-full check format clean
+.PHONY: setup sglang areal lm-eval demo test test-full check format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -30,6 +30,13 @@ areal: $(VENV)/.areal
 $(VENV)/.areal: $(VENV)/.sglang third_party/areal-cpu.txt third_party/areal-cpu-imports.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --requirement third_party/areal-cpu-imports.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement third_party/areal-cpu.txt
+	touch $@
+
+# What the comparison with lm_eval needs, beside the server.
+lm-eval: $(VENV)/.lm-eval
+
+$(VENV)/.lm-eval: $(VENV)/.sglang
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[lm-eval]'
 	touch $@
 
 demo: setup
