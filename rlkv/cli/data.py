@@ -16,6 +16,7 @@ from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS
 
 if TYPE_CHECKING:
     from rlkv.data import Problem
+    from rlkv.data.sampling import Solver
 
 TINY_SOURCE = "tiny"
 TINY_MAX_PROBLEMS = 5000
@@ -39,7 +40,11 @@ class Source:
 @app.command(no_args_is_help=True)
 def data(
     model: Annotated[
-        str, typer.Argument(help="Hub id, model folder, or the name of a model shipped with rlkv.")
+        str,
+        typer.Argument(
+            help="Hub id, model folder, or the name of a model shipped with rlkv; with --endpoint the name "
+            "that the server gives it."
+        ),
     ],
     *,
     source: Annotated[
@@ -67,7 +72,20 @@ def data(
     thinking: Annotated[
         bool, typer.Option(help="The answer stands after </think>; --no-thinking for models without.")
     ] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Problems solved at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Problems solved at once in this process.")] = 32,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Server with OpenAI's protocol that solves the problems, such as that of rlkv serve; a key "
+            "is read from OPENAI_API_KEY.",
+            show_default="the model in this process",
+        ),
+    ] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests to the endpoint at the same time.")] = 128,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Longest try of a request to the endpoint.")
+    ] = 1800.0,
     max_problems: Annotated[
         int | None,
         typer.Option(
@@ -94,6 +112,13 @@ def data(
 
     `rlkv data deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --source agentica-org/DeepScaleR-Preview-Dataset
     --out runs/qwen-7b-data`
+
+    The same with a server that does the work, here or elsewhere:
+
+    `rlkv serve --model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --port 30000`
+
+    `rlkv data deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --endpoint http://127.0.0.1:30000
+    --source agentica-org/DeepScaleR-Preview-Dataset --out runs/qwen-7b-data`
     """
     wanted = parse_buckets(buckets)
     found = (
@@ -109,59 +134,70 @@ def data(
         )
     )
     limit = max_problems if max_problems is not None or found.size else TINY_MAX_PROBLEMS
-    _run(
-        model,
-        found,
-        wanted,
-        out,
-        revision=revision,
-        thinking=thinking,
-        batch_size=batch_size,
-        max_problems=limit,
-        seed=seed,
-    )
+    if endpoint is None:
+        solver, state = _in_process(model, revision, wanted, thinking=thinking, batch_size=batch_size)
+    elif revision is not None:
+        raise ConfigError(f"--revision is {revision!r}, expected none: --endpoint has its own")
+    else:
+        solver, state = _over_endpoint(
+            model, endpoint, wanted, thinking=thinking, in_flight=in_flight, timeout_s=timeout
+        )
+    identity = {
+        "model": model,
+        **state,
+        **found.identity,
+        "seed": seed,
+        "buckets": ",".join(map(str, wanted)),
+        "thinking": thinking,
+    }
+    _run(solver, found, wanted, out, identity=identity, max_problems=limit, seed=seed)
+
+
+def _in_process(
+    model: str, revision: str | None, buckets: tuple[Bucket, ...], *, thinking: bool, batch_size: int
+) -> tuple[Solver, dict[str, Any]]:
+    """The solver, and what tells the model's state from another one."""
+    from rlkv.data.solver import ModelSolver, fingerprint
+    from rlkv.models import resolve_model
+
+    path = resolve_model(model)
+    solver = ModelSolver(path, revision, buckets[-1].max_tokens, thinking, batch_size)
+    return solver, {"revision": revision, "fingerprint": fingerprint(path)}
+
+
+def _over_endpoint(
+    model: str,
+    url: str,
+    buckets: tuple[Bucket, ...],
+    *,
+    thinking: bool,
+    in_flight: int,
+    timeout_s: float,
+) -> tuple[Solver, dict[str, Any]]:
+    """The same for a server, which does not say which state of the model it has."""
+    from rlkv.data.endpoint import EndpointSolver
+
+    solver = EndpointSolver(url, model, buckets[-1].max_tokens, thinking, in_flight, timeout_s)
+    return solver, {"revision": None, "fingerprint": None}
 
 
 def _run(
-    model: str,
+    solve: Solver,
     source: Source,
     buckets: tuple[Bucket, ...],
     out: Path,
     *,
-    revision: str | None,
-    thinking: bool,
-    batch_size: int,
+    identity: dict[str, Any],
     max_problems: int | None,
     seed: int,
 ) -> None:
     from rlkv.cli import data_view
     from rlkv.data import Journal, collect, save_training_data
-    from rlkv.data.solver import ModelSolver, fingerprint
-    from rlkv.models import resolve_model
 
-    path = resolve_model(model)
-    identity = {
-        "model": model,
-        "revision": revision,
-        "fingerprint": fingerprint(path),
-        **source.identity,
-        "seed": seed,
-        "buckets": ",".join(map(str, buckets)),
-        "thinking": thinking,
-    }
-    solve = ModelSolver(path, revision, buckets[-1].max_tokens, thinking)
     selection = Selection(buckets)
     _make_folder(out)
     with Journal(out / "journal.jsonl", identity) as journal, data_view.Progress(buckets) as progress:
-        collect(
-            source.problems,
-            solve,
-            journal,
-            selection,
-            batch_size=batch_size,
-            max_problems=max_problems,
-            report=progress.show,
-        )
+        collect(source.problems, solve, journal, selection, max_problems=max_problems, report=progress.show)
         save_training_data(selection, out, seed, identity)
     data_view.print_summary(selection, out)
 

@@ -1,7 +1,8 @@
 """The journal of a sampling run: what was asked so far, so that a restart continues there.
 
-JSON lines: the run's identity, then a line per problem in the order they were asked, ``null`` where the model
-failed. A line counts once its line break is written; a kill loses at most the batch being solved.
+JSON lines: the run's identity, then a line per problem as its attempt finished, with the problem's number,
+from 0, and what came of it, ``null`` where the model failed. A line counts once its line break is written; a
+kill loses at most the problems being solved.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ Identity = dict[str, Any]
 """Everything that decides which problems are asked and how they are answered; JSON values."""
 
 
+NUMBER, ATTEMPT = "problem", "attempt"
+
+
 class Journal:
     """An open journal; a context manager. The file begins with the first append.
 
     Attributes:
-        attempts: of earlier runs and this one, in the order asked; None where the model failed.
+        attempts: of earlier runs and this one by the number of the problem; None where the model failed.
 
     Raises:
         DataError: the file is of a run with another identity, unreadable, or in use by another process.
@@ -35,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self.identity = identity
-        self.attempts: list[Sample | None] = []
+        self.attempts: dict[int, Sample | None] = {}
         self._file = path.open("a+", encoding="utf-8", newline="\n")
         try:
             self._lock()
@@ -52,14 +56,14 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def append(self, attempts: Sequence[Sample | None]) -> None:
-        """Store the next attempts on disk."""
-        lines = [None if attempt is None else asdict(attempt) for attempt in attempts]
+    def append(self, attempts: Sequence[tuple[int, Sample | None]]) -> None:
+        """Store attempts, each with the number of its problem, on disk."""
+        lines = [{NUMBER: n, ATTEMPT: None if found is None else asdict(found)} for n, found in attempts]
         header = [] if self._file.tell() else [{"identity": self.identity}]
         self._file.write("".join(json.dumps(line) + "\n" for line in [*header, *lines]))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.attempts += attempts
+        self.attempts.update(attempts)
 
     def _lock(self) -> None:
         try:
@@ -74,7 +78,7 @@ class Journal:
             whole, end, _ = self._file.read().rpartition("\n")
             header, *lines = map(json.loads, whole.split("\n")) if end else ({"identity": self.identity},)
             found = header["identity"]
-            self.attempts = [None if line is None else Sample(**line) for line in lines]
+            self.attempts = dict(map(_attempt, lines))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{self.path}: not a journal of rlkv data: {error}") from error
         self._compare(found)
@@ -88,3 +92,10 @@ class Journal:
                     f"{self.path}: begun with {field} {found.get(field)!r}, now asked for {expected!r}; "
                     "continue with the former or choose another output folder"
                 )
+
+
+def _attempt(line: dict[str, Any]) -> tuple[int, Sample | None]:
+    number, found = line[NUMBER], line[ATTEMPT]
+    if not isinstance(number, int):
+        raise TypeError(f"{NUMBER} is {number!r}, expected a number")
+    return number, None if found is None else Sample(**found)

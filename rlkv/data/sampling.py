@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from itertools import islice
 
 from rlkv.data.buckets import Sample, Selection
 from rlkv.data.journal import Journal
 from rlkv.data.source import Problem
 
-Solver = Callable[[Sequence[Problem]], list[Sample | None]]
-"""Attempts at a batch of problems, None where the model failed."""
+Attempts = Generator[list[tuple[int, Sample | None]], None, None]
+"""Attempts as they finish, each with its problem's number, None where the model failed."""
+
+Solver = Callable[[Iterator[tuple[int, Problem]]], Attempts]
+"""Takes numbered problems as it has room for them, and attempts them in any order; closing it gives up what
+is under way."""
 
 
 def collect(
@@ -19,29 +24,38 @@ def collect(
     journal: Journal,
     selection: Selection,
     *,
-    batch_size: int,
     max_problems: int | None = None,
     report: Callable[[Selection], None] = lambda selection: None,
 ) -> None:
     """Fill ``selection``, first from the journal and then by solving; stops when full or out of problems.
 
+    The selection takes attempts in the order of their problems, whatever the order in which they finish: the
+    result does not depend on the solver's speed, nor on where an earlier run stopped.
+
     Args:
         problems: from the first one, in the same order at every run.
-        solve: attempts a batch.
-        journal: gets every attempt, a batch at a time.
+        solve: attempts problems.
+        journal: gets every attempt as it finishes.
         selection: empty.
-        batch_size: problems solved at once.
-        max_problems: most problems asked, those of the journal included.
-        report: called at the start and after each batch.
+        max_problems: most problems asked; those of the journal count.
+        report: called at the start and after each attempt.
     """
-    for attempt in journal.attempts:
-        selection.add(attempt)
-    report(selection)
-    asked = len(journal.attempts)
-    remaining = islice(problems, asked, None if max_problems is None else max(asked, max_problems))
-    while not selection.full and (batch := list(islice(remaining, batch_size))):
-        attempts = solve(batch)
-        journal.append(attempts)
-        for attempt in attempts:
-            selection.add(attempt)
+    waiting = dict(journal.attempts)
+    known = frozenset(waiting)
+
+    def take() -> None:
+        while not selection.full and selection.asked in waiting:
+            selection.add(waiting.pop(selection.asked))
         report(selection)
+
+    take()
+    numbered = enumerate(problems if max_problems is None else islice(problems, max_problems))
+    if selection.full:
+        return
+    with closing(solve(item for item in numbered if item[0] not in known)) as finished:
+        for attempts in finished:
+            journal.append(attempts)
+            waiting.update(attempts)
+            take()
+            if selection.full:
+                return

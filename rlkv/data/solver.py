@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkv.data.buckets import Sample
+from rlkv.data.sampling import Attempts
 from rlkv.data.source import Problem
 from rlkv.errors import ConfigError
 from rlkv.grading import grade_batch
@@ -19,23 +22,33 @@ FINGERPRINT_BYTES = 1 << 20
 
 
 class ModelSolver:
-    """A ``rlkv.data.sampling.Solver``; loads the model at the first batch.
+    """A ``rlkv.data.sampling.Solver`` in this process; loads the model at the first batch.
 
     Args:
         model: what ``from_pretrained`` takes (``rlkv.models.resolve_model``).
         revision: of a model on the hub.
         max_new_tokens: responses that do not end by then are not solutions.
         thinking: the answer stands after ``</think>`` (``rlkv.grading.grade``).
+        batch_size: problems solved at once.
     """
 
-    def __init__(self, model: str, revision: str | None, max_new_tokens: int, thinking: bool) -> None:
+    def __init__(
+        self, model: str, revision: str | None, max_new_tokens: int, thinking: bool, batch_size: int = 32
+    ) -> None:
         self.model = model
         self.revision = revision
         self.max_new_tokens = max_new_tokens
         self.thinking = thinking
+        self.batch_size = batch_size
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
-    def __call__(self, problems: Sequence[Problem]) -> list[Sample | None]:
+    def __call__(self, problems: Iterator[tuple[int, Problem]]) -> Attempts:
+        while batch := list(islice(problems, self.batch_size)):
+            numbers, asked = zip(*batch, strict=True)
+            yield list(zip(numbers, self.solve(asked), strict=True))
+
+    def solve(self, problems: Sequence[Problem]) -> list[Sample | None]:
+        """Attempts at one batch, None where the model failed."""
         from rlkv.generation import chat_prompt, generate_batched
 
         self._loaded = self._loaded or load_model(self.model, self.revision)
@@ -45,17 +58,38 @@ class ModelSolver:
             model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, batch_size=len(prompts)
         )
         completions = [completion for batch in batches for completion in batch]
-        verdicts = grade_batch(
-            [completion.text for completion in completions],
-            [problem.answer for problem in problems],
-            thinking=self.thinking,
-        )
-        return [
-            Sample(problem.prompt, problem.answer, len(completion.token_ids))
-            if verdict.correct and completion.finish_reason == "stop"
-            else None
-            for problem, completion, verdict in zip(problems, completions, verdicts, strict=True)
-        ]
+        responses = [Response(c.text, len(c.token_ids), c.finish_reason) for c in completions]
+        return graded(problems, responses, self.thinking)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model wrote.
+
+    Attributes:
+        text: after the prompt, a closing ``</think>`` included.
+        num_tokens: the end token included.
+        finish_reason: ``stop`` or, at the token limit, ``length``.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+
+
+def graded(problems: Sequence[Problem], responses: Sequence[Response], thinking: bool) -> list[Sample | None]:
+    """A sample for each response that ended by itself with the right answer."""
+    verdicts = grade_batch(
+        [response.text for response in responses],
+        [problem.answer for problem in problems],
+        thinking=thinking,
+    )
+    return [
+        Sample(problem.prompt, problem.answer, response.num_tokens)
+        if verdict.correct and response.finish_reason == "stop"
+        else None
+        for problem, response, verdict in zip(problems, responses, verdicts, strict=True)
+    ]
 
 
 def load_model(model: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

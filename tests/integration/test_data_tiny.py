@@ -57,13 +57,13 @@ def test_tiny_reasoner_makes_its_training_data(tmp_path: Path) -> None:
 def test_solver_keeps_finished_right_answers_only() -> None:
     easy = "Every result is taken modulo 10.\n- fig = 4\n- moss = fig + 3\n- lake = fig * 2\nWhat is moss?"
     right, wrong = Problem(easy, "7"), Problem(easy, "8")
-    solved, failed = ModelSolver(resolve_model(MODEL), None, 100, thinking=True)([right, wrong])
+    solved, failed = ModelSolver(resolve_model(MODEL), None, 100, thinking=True).solve([right, wrong])
     assert solved is not None and solved.prompt == easy and solved.answer == "7"
     assert failed is None
     cut_off = ModelSolver(resolve_model(MODEL), None, solved.response_length - 1, thinking=True)
-    assert cut_off([right]) == [None]
+    assert cut_off.solve([right]) == [None]
     just_enough = ModelSolver(resolve_model(MODEL), None, solved.response_length, thinking=True)
-    assert just_enough([right]) == [solved]
+    assert just_enough.solve([right]) == [solved]
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,5 @@ def test_model_that_solves_nothing(tmp_path: Path) -> None:
     options = [MODEL, "--source", str(source), "--buckets", "1:0-60", "--instruction", "", "--out", str(out)]
     with pytest.raises(RLKVError, match="of 2 problems asked, 0 were solved"):
         rlkv_data(*options)
-    assert (out / "journal.jsonl").read_text().splitlines()[1:] == ["null", "null"]
+    lines = (out / "journal.jsonl").read_text().splitlines()[1:]
+    assert list(map(json.loads, lines)) == [{"problem": n, "attempt": None} for n in range(2)]

@@ -1,0 +1,137 @@
+"""Solve problems with any server that speaks OpenAI's protocol, greedily, with many requests in flight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rlkv.data.buckets import Sample
+from rlkv.data.sampling import Attempts
+from rlkv.data.solver import Response, graded
+from rlkv.data.source import Problem
+from rlkv.errors import ConfigError, DataError, RLKVError
+from rlkv.models import shipped_models
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+RETRIES = 5
+"""Tries after the first one, with pauses that double from half a second."""
+
+API_KEY = "OPENAI_API_KEY"
+
+
+class EndpointSolver:
+    """A ``rlkv.data.sampling.Solver`` behind an endpoint.
+
+    Args:
+        url: of the server, with or without ``/v1``.
+        model: by a name that the server gives it, or a shipped model's name for its path.
+        max_new_tokens: responses that do not end by then are not solutions.
+        thinking: the answer stands after ``</think>`` (``rlkv.grading.grade``).
+        in_flight: requests at the same time.
+        timeout_s: longest that one try of a request may take.
+
+    Raises:
+        ConfigError: the server does not serve this model.
+        DataError: the server does not answer.
+        RLKVError: the package ``openai`` is not installed.
+    """
+
+    def __init__(
+        self, url: str, model: str, max_new_tokens: int, thinking: bool, in_flight: int, timeout_s: float
+    ) -> None:
+        self.url = url
+        self.max_new_tokens = max_new_tokens
+        self.thinking = thinking
+        self.in_flight = in_flight
+        self._client = _client(url, timeout_s)
+        self.model = self._served_name(model)
+
+    def __call__(self, problems: Iterator[tuple[int, Problem]]) -> Attempts:
+        pool = ThreadPoolExecutor(self.in_flight, thread_name_prefix="endpoint")
+        running: dict[Future[Response], tuple[int, Problem]] = {}
+        try:
+            while True:
+                for item in islice(problems, self.in_flight - len(running)):
+                    running[pool.submit(self._ask, item[1])] = item
+                if not running:
+                    return
+                finished = wait(running, return_when=FIRST_COMPLETED).done
+                failure = next((error for future in finished if (error := future.exception())), None)
+                whole = [future for future in finished if future.exception() is None]
+                if whole:
+                    yield self._attempts([(*running.pop(future), future.result()) for future in whole])
+                if failure is not None:
+                    raise failure
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._client.close()  # ends the requests that are under way
+
+    def _attempts(self, answered: list[tuple[int, Problem, Response]]) -> list[tuple[int, Sample | None]]:
+        numbers, problems, responses = zip(*answered, strict=True)
+        return list(zip(numbers, graded(problems, responses, self.thinking), strict=True))
+
+    def _ask(self, problem: Problem) -> Response:
+        reply = self._call(
+            self._client.chat.completions.create,
+            model=self.model,
+            messages=[{"role": "user", "content": problem.prompt}],
+            temperature=0.0,
+            max_tokens=self.max_new_tokens,
+        )
+        choice = reply.choices[0]
+        if reply.usage is None:
+            raise DataError(f"{self.url}: a reply has no usage.completion_tokens, expected them in each")
+        return Response(_text(choice.message), reply.usage.completion_tokens, choice.finish_reason)
+
+    def _served_name(self, model: str) -> str:
+        served = [entry.id for entry in self._call(self._client.models.list).data]
+        for name in (model, str(shipped_models().get(model))):
+            if name in served:
+                return name
+        raise ConfigError(f"{self.url}: serves {', '.join(served) or 'nothing'}, expected {model}")
+
+    def _call(self, request: Any, **arguments: Any) -> Any:
+        """One request with its retries; what is left of an error is one line.
+
+        Raises:
+            DataError: it failed for good.
+        """
+        import openai
+
+        try:
+            return request(**arguments)
+        except openai.APITimeoutError as error:
+            raise DataError(f"{self.url}: no answer in time, {RETRIES + 1} times in a row") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise DataError(
+                f"{self.url}: cannot be reached, {RETRIES + 1} times in a row: {cause}"
+            ) from error
+        except openai.APIStatusError as error:
+            said = error.body.get("message") if isinstance(error.body, dict) else None
+            text = " ".join(str(said or error.message).split())[:300]
+            raise DataError(f"{self.url}: answered with status {error.status_code}: {text}") from error
+
+
+def _client(url: str, timeout_s: float) -> OpenAI:
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise RLKVError("--endpoint needs openai: pip install 'rlkv[train]'") from error
+    base = url.rstrip("/")
+    base = base if base.endswith("/v1") else f"{base}/v1"
+    # A local server wants no key, and the client insists on one.
+    key = os.environ.get(API_KEY) or "none"
+    return OpenAI(base_url=base, api_key=key, timeout=timeout_s, max_retries=RETRIES)
+
+
+def _text(message: Any) -> str:
+    """The whole response; some servers split the thought off."""
+    thought = getattr(message, "reasoning_content", None)
+    answer = message.content or ""
+    return answer if thought is None else f"{thought}</think>{answer}"
