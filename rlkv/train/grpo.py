@@ -19,6 +19,7 @@ from rlkv.attention.gates import (
 )
 from rlkv.grading import MATH, grade_batch
 from rlkv.train.config import Advantage, RewardScope, TrainConfig
+from rlkv.train.packed import token_logprobs
 from rlkv.train.penalty import l1_norm, penalty_weight, scoped_mean_rewards
 
 GATES_FILE = "gates.safetensors"
@@ -139,6 +140,30 @@ class GateTrainer(GRPOTrainer):
         self._log_gates(weight)
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         return loss + weight * norm / self.current_gradient_accumulation_steps
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Packed on one GPU, whose kernels take packed rows.
+
+        A CPU's dense masks would make packing quadratic in the whole micro-batch, and several processes
+        exchange their gradients in the forward pass of the wrapped model, so there TRL's own way stands.
+        """
+        if not input_ids.is_cuda or self.accelerator.num_processes > 1:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        plain = self.accelerator.unwrap_model(model)
+        logprobs, entropies = token_logprobs(
+            plain, input_ids, attention_mask, logits_to_keep, self.temperature
+        )
+        return logprobs, entropies, None
 
     def _log_gates(self, weight: torch.Tensor) -> None:
         gates = read_gates(self.accelerator.unwrap_model(self.model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from rlkv.train.folder import (
     mark_complete,
     write_heads,
 )
+from rlkv.train.forecast import DecoderShape, describe
 from rlkv.train.grpo import GateTrainer, grpo_arguments
 from rlkv.train.progress import ProgressLine
 
@@ -54,6 +56,8 @@ def train(config: TrainConfig) -> Path:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     attach_gates(model, config.train_window, config.init_gate)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    print(describe(config, DecoderShape.of(model.config), model.dtype.itemsize, device), file=sys.stderr)
     arguments = grpo_arguments(config, out, use_cpu=not torch.cuda.is_available())
     writer = HeadsWriter(config, model)
     trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer, ProgressLine()])

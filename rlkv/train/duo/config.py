@@ -62,7 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "train_window": TINY_WINDOW,
         "serving_window": TINY_WINDOW,
-        "steps": 150,
+        "steps": 80,
+        "learning_rate": 0.03,
         "contexts_per_step": 4,
         "contexts_per_pass": 4,
         "contexts": ContextKind.TINY,

@@ -1,0 +1,236 @@
+"""What a training run will need: memory and time of a step, from the settings alone.
+
+The frozen weights are stored once; gates and their optimiser are a few kilobytes and do not count. Two
+moments decide the memory: the end of the rollouts, when all responses have their keys and values, and the
+backward pass of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlkv.train.config import TrainConfig
+from rlkv.window import Window
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+HEAD_TOKENS = 1024
+"""Tokens whose logits exist at the same time (``rlkv.train.packed``)."""
+
+FLOAT32 = 4
+BACKWARD_OF_ATTENTION = 2.5
+"""Work of attention's backward pass beside its forward pass: five matrix products against two."""
+
+TENSOR_FLOPS = {"H200": 790e12, "H100": 790e12, "A100": 250e12}
+"""bf16 operations a second that a large matrix product reaches, by a part of the device's name."""
+
+ATTENTION_SHARE = 0.55
+"""Of that, what the attention kernels of a training pass reach at 8,192 tokens (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a decoder with gated MLPs (Llama, Qwen2, Qwen3).
+
+    Attributes:
+        layers, hidden, intermediate, vocab: of the decoder.
+        heads, kv_heads, head_dim: of its attention.
+        tied: the language head is the embedding.
+        qkv_bias: query, key and value projections have biases.
+        qk_norm: queries and keys are normalised head by head.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    qkv_bias: bool
+    qk_norm: bool
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> DecoderShape:
+        """From a transformers config."""
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            vocab=config.vocab_size,
+            heads=heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            tied=bool(config.tie_word_embeddings),
+            qkv_bias=config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False)),
+            qk_norm=config.model_type == "qwen3",
+        )
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Of the matrix products of all layers."""
+        attention = self.hidden * (2 * self.query_width + 2 * self.kv_width)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def parameters(self) -> int:
+        """All of them, the embedding counted once where it is tied."""
+        small = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        small += self.query_width + 2 * self.kv_width if self.qkv_bias else 0
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        return embeddings + self.matrix_parameters + self.layers * small + self.hidden
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass.
+
+    Attributes:
+        sequences: packed into one row.
+        tokens: of each sequence.
+        element_bytes: of a weight and an activation.
+        checkpointing: layers are computed again in the backward pass.
+    """
+
+    sequences: int
+    tokens: int
+    element_bytes: int
+    checkpointing: bool
+
+    @property
+    def total_tokens(self) -> int:
+        return self.sequences * self.tokens
+
+
+def weight_bytes(shape: DecoderShape, element_bytes: int) -> int:
+    """The frozen weights."""
+    return shape.parameters * element_bytes
+
+
+def checkpoint_bytes(shape: DecoderShape, work: Pass) -> int:
+    """Inputs of all layers, which are kept until the backward pass reaches them."""
+    return shape.layers * work.total_tokens * shape.hidden * work.element_bytes
+
+
+def mlp_bytes(shape: DecoderShape, work: Pass) -> int:
+    """What the MLP of one layer keeps: gate, its activation, and up. Frozen products keep no input."""
+    return 3 * work.total_tokens * shape.intermediate * work.element_bytes
+
+
+def norm_bytes(shape: DecoderShape, work: Pass) -> int:
+    """What the norms of one layer keep: their inputs in float32."""
+    width = 2 * shape.hidden + (shape.query_width + shape.kv_width if shape.qk_norm else 0)
+    return work.total_tokens * width * FLOAT32
+
+
+def attention_bytes(shape: DecoderShape, work: Pass) -> int:
+    """What mixed attention of one layer keeps: query, key, value, both branches, and their normalisers."""
+    branches = 2 * shape.query_width
+    kept = (shape.query_width + 2 * shape.kv_width + branches) * work.element_bytes
+    return work.total_tokens * (kept + 2 * shape.heads * FLOAT32)
+
+
+def layer_bytes(shape: DecoderShape, work: Pass) -> int:
+    """What one layer keeps for its backward pass."""
+    return mlp_bytes(shape, work) + norm_bytes(shape, work) + attention_bytes(shape, work)
+
+
+def head_bytes(shape: DecoderShape, work: Pass) -> int:
+    """Largest moment of the language head: logits as computed, in float32, and one work copy."""
+    rows = min(HEAD_TOKENS, work.total_tokens)
+    return rows * shape.vocab * (work.element_bytes + 2 * FLOAT32)
+
+
+def training_bytes(shape: DecoderShape, work: Pass) -> int:
+    """Peak of a pass: weights, what is kept, and the larger of a layer's or the head's own work.
+
+    While a layer runs backward, the gradients of its MLP stand beside what it kept.
+    """
+    layer = layer_bytes(shape, work)
+    kept = checkpoint_bytes(shape, work) + (0 if work.checkpointing else shape.layers * layer)
+    at_work = (layer if work.checkpointing else 0) + mlp_bytes(shape, work)
+    return weight_bytes(shape, work.element_bytes) + kept + max(at_work, head_bytes(shape, work))
+
+
+def rollout_bytes(shape: DecoderShape, responses: int, tokens: int, element_bytes: int) -> int:
+    """End of the rollouts: weights, and keys and values of all responses, one layer of them in two copies."""
+    layer = 2 * responses * tokens * shape.kv_width * element_bytes
+    return weight_bytes(shape, element_bytes) + (shape.layers + 1) * layer
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a pass.
+
+    Attributes:
+        matrix: of the matrix products.
+        attention: of both branches of mixed attention.
+    """
+
+    matrix: float
+    attention: float
+
+    def seconds(self, flops: float) -> float:
+        """Time on a device whose matrix products reach ``flops`` a second."""
+        return self.matrix / flops + self.attention / (ATTENTION_SHARE * flops)
+
+
+def training_work(shape: DecoderShape, window: Window, work: Pass) -> Work:
+    """Operations of one forward and backward pass.
+
+    Gradients go through frozen products once, not twice as in ordinary training; checkpointing adds a forward
+    pass of the layers.
+    """
+    forwards = 2 if work.checkpointing else 1
+    matrix = 2 * work.total_tokens * shape.matrix_parameters * (forwards + 1)
+    head = 2 * work.total_tokens * shape.hidden * shape.vocab * 3
+    seen = (work.tokens + 1) / 2 + min(window.size, (work.tokens + 1) / 2)
+    pairs = work.total_tokens * seen * shape.layers
+    attention = 4 * pairs * shape.query_width * (forwards + BACKWARD_OF_ATTENTION)
+    return Work(matrix + head, attention)
+
+
+def known_flops(device_name: str) -> float | None:
+    """Operations a second of a device that has a row in the table."""
+    return next((flops for name, flops in TENSOR_FLOPS.items() if name in device_name), None)
+
+
+def describe(config: TrainConfig, shape: DecoderShape, element_bytes: int, device_name: str) -> str:
+    """A run's memory, and where the device is known its time, a line each.
+
+    Args:
+        config: of the run.
+        shape: of its model.
+        element_bytes: of the frozen weights.
+        device_name: as torch gives it.
+    """
+    rows, tokens = config.micro_batch_size, config.max_new_tokens
+    work = Pass(rows, tokens, element_bytes, config.gradient_checkpointing)
+    rollouts = config.responses_per_step
+    lines = [
+        f"forecast: {gib(training_bytes(shape, work))} GiB in a training pass of {rows} x {tokens} tokens, "
+        f"{gib(rollout_bytes(shape, rollouts, tokens, element_bytes))} GiB at the end of {rollouts} "
+        "rollouts, prompts not counted"
+    ]
+    flops = known_flops(device_name)
+    if flops is not None:
+        seconds = rollouts // rows * training_work(shape, config.train_window, work).seconds(flops)
+        lines.append(f"forecast: {seconds:.1f} s of training a step on {device_name}, beside the rollouts")
+    return "\n".join(lines)
+
+
+def gib(nbytes: int) -> str:
+    """Bytes in GiB, for people."""
+    return f"{nbytes / 2**30:.1f}"

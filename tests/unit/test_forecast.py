@@ -1,0 +1,149 @@
+"""The forecast against tensors counted on small models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from small_models import FAMILIES, random_tokens, small_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen3Config
+
+from rlkv.attention import attach_gates
+from rlkv.train.config import from_preset
+from rlkv.train.forecast import (
+    DecoderShape,
+    Pass,
+    checkpoint_bytes,
+    describe,
+    gib,
+    known_flops,
+    layer_bytes,
+    mlp_bytes,
+    norm_bytes,
+    rollout_bytes,
+    training_bytes,
+    training_work,
+    weight_bytes,
+)
+from rlkv.window import Window
+
+TOKENS = 24
+WORK = Pass(sequences=1, tokens=TOKENS, element_bytes=4, checkpointing=True)
+WINDOW = Window(2, 5)
+
+
+def saved_bytes(run: Callable[[], Any], parameters: set[int]) -> int:
+    """Bytes of distinct tensors that ``run`` keeps for its backward pass, parameters left out."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage  # holding it keeps its address its own
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        alive = run()
+    assert alive is not None
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def storages(model: torch.nn.Module) -> set[int]:
+    return {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_counted_to_the_byte(family: str, tied: bool) -> None:
+    model = small_model(family, tie_word_embeddings=tied)
+    assert weight_bytes(DecoderShape.of(model.config), 4) == sum(p.nbytes for p in model.parameters())
+
+
+def test_checkpoints_are_the_inputs_of_the_layers() -> None:
+    model = small_model()
+    attach_gates(model, WINDOW)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    ids = random_tokens(1, TOKENS)
+    shape = DecoderShape.of(model.config)
+    measured = saved_bytes(lambda: model.model(ids, use_cache=False).last_hidden_state, storages(model))
+    # Beside the inputs: what the last norm keeps, and masks and rotations, which all layers share.
+    beside = measured - checkpoint_bytes(shape, WORK)
+    layer_input = checkpoint_bytes(shape, WORK) // shape.layers
+    assert 0 <= beside < 4 * layer_input
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mlp_and_norms_keep_what_is_said(family: str) -> None:
+    model = small_model(family).requires_grad_(False)
+    shape, layer = DecoderShape.of(model.config), model.model.layers[0]
+    x = torch.randn(1, TOKENS, shape.hidden, requires_grad=True)
+    assert saved_bytes(lambda: layer.mlp(x), storages(model)) == mlp_bytes(shape, WORK)
+    width = 2 * shape.hidden + (shape.query_width + shape.kv_width if shape.qk_norm else 0)
+    norm = saved_bytes(lambda: layer.input_layernorm(x), storages(model))
+    assert norm_bytes(shape, WORK) == pytest.approx(norm * width / shape.hidden, rel=0.15)
+
+
+def test_layers_without_checkpoints_keep_what_is_said() -> None:
+    """Loosely: on a CPU attention repeats keys and builds masks, so the count is of the GPU's kernels."""
+    model = small_model()
+    attach_gates(model, WINDOW)
+    ids = random_tokens(1, TOKENS)
+    shape = DecoderShape.of(model.config)
+    measured = saved_bytes(lambda: model.model(ids, use_cache=False).last_hidden_state, storages(model))
+    assert measured == pytest.approx(shape.layers * layer_bytes(shape, WORK), rel=0.5)
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    model = small_model()
+    attach_gates(model, WINDOW)
+    ids = random_tokens(1, TOKENS)
+    shape = DecoderShape.of(model.config)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, use_cache=False).logits.sum().backward()
+    counted = cast(Any, counter).get_flop_counts()["Global"]
+    matrix = sum(n for operation, n in counted.items() if "attention" not in str(operation))
+    plain = training_work(shape, WINDOW, Pass(1, TOKENS, 4, checkpointing=False))
+    head = 2 * TOKENS * shape.hidden * shape.vocab
+    # Only our head is computed twice, and the first layer's query, key and value pass no gradient on.
+    first = 2 * TOKENS * shape.hidden * (shape.query_width + 2 * shape.kv_width)
+    rotary_angles = TOKENS * shape.head_dim
+    assert matrix == plain.matrix - head - first + rotary_angles
+
+
+def test_long_responses_of_qwen3_4b() -> None:
+    config = Qwen3Config(
+        hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True,
+    )  # fmt: skip
+    shape = DecoderShape.of(config)
+    assert shape.parameters == 4_022_468_096
+    with_checkpoints, without = (Pass(1, 8192, 2, checkpointing=c) for c in (True, False))
+    kept = training_bytes(shape, with_checkpoints) - weight_bytes(shape, 2)
+    assert kept < training_bytes(shape, without) / 5
+    doubled = Pass(2, 8192, 2, checkpointing=True)
+    assert training_bytes(shape, doubled) < training_bytes(shape, with_checkpoints) + 2 * kept
+    token = 2 * 8 * 128 * 2
+    assert rollout_bytes(shape, 4, 8192, 2) == weight_bytes(shape, 2) + 37 * 4 * 8192 * token
+
+
+def test_what_a_run_prints() -> None:
+    shape = DecoderShape.of(small_model().config)
+    config = from_preset("demo", prompts_per_step=2, group_size=4, micro_batch_size=4, max_new_tokens=32)
+    work = Pass(4, 32, 2, checkpointing=False)
+    lines = describe(config, shape, 2, "NVIDIA H200").splitlines()
+    assert lines[0] == (
+        f"forecast: {gib(training_bytes(shape, work))} GiB in a training pass of 4 x 32 tokens, "
+        f"{gib(rollout_bytes(shape, 8, 32, 2))} GiB at the end of 8 rollouts, prompts not counted"
+    )
+    seconds = 2 * training_work(shape, config.train_window, work).seconds(790e12)
+    assert lines[1] == f"forecast: {seconds:.1f} s of training a step on NVIDIA H200, beside the rollouts"
+    assert len(describe(config, shape, 2, "cpu").splitlines()) == 1
+
+
+def test_devices() -> None:
+    assert known_flops("NVIDIA H200") == known_flops("NVIDIA H100 80GB HBM3")
+    assert known_flops("cpu") is None
