@@ -35,7 +35,8 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Anything else in AReaL's own configuration."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the settings, print AReaL's configuration, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Check the settings, print what they change in AReaL's, and stop."),
     ] = False,
     **options: Any,
 ) -> None:
@@ -53,8 +54,8 @@ def train(
 
     overrides = set_areal or []
     if dry_run:
-        from omegaconf import OmegaConf
+        from .experiment import describe
 
-        typer.echo(OmegaConf.to_yaml(OmegaConf.structured(check(config, overrides))))
+        typer.echo(describe(check(config, overrides)))
         return
     typer.echo(f"wrote {run(config, overrides)}")

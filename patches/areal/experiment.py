@@ -103,6 +103,19 @@ def experiment(
     return _override(built, overrides)
 
 
+def describe(built: GateExperimentConfig) -> str:
+    """As YAML, what differs from AReaL's own defaults."""
+    default = OmegaConf.to_container(OmegaConf.structured(GateExperimentConfig))
+    return OmegaConf.to_yaml(_difference(OmegaConf.to_container(OmegaConf.structured(built)), default))
+
+
+def _difference(value: Any, default: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(default, dict):
+        return value
+    changed = {name: item for name, item in value.items() if name not in default or item != default[name]}
+    return {name: _difference(item, default.get(name)) for name, item in changed.items()}
+
+
 def _actor(
     config: ArealConfig, names: dict[str, str], model: str, dtype: str, gpus: int, controller: str
 ) -> GateActorConfig:

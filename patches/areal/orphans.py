@@ -6,12 +6,12 @@ they started, would stay: they hold GPUs and ports, and the next start of the ru
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 
 import psutil
-from areal.infra.utils.proc import kill_process_tree
 
 POLL_S = 1.0
 
@@ -36,7 +36,9 @@ def _watch(controller: str) -> None:
     _, pid, start = controller.split(":")
     while _lives(int(pid), float(start)):
         time.sleep(POLL_S)
-    kill_process_tree(os.getpid(), include_parent=False)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     os._exit(1)
 
 

@@ -90,14 +90,15 @@ class GateInfEngine(RemoteInfEngine):
 
     async def agenerate(self, req: ModelRequest) -> ModelResponse:
         while True:
+            server = self._restarts
             try:
                 return await super().agenerate(req)
             except RuntimeError:
-                if not await asyncio.to_thread(self.revive):
+                if not await asyncio.to_thread(self.revive, server):
                     raise
 
     def pause_generation(self) -> None:
-        self.revive()
+        self.revive(self._restarts)
         super().pause_generation()
 
     def update_weights_from_disk(self, meta: WeightUpdateMeta) -> Future[None]:
@@ -111,23 +112,23 @@ class GateInfEngine(RemoteInfEngine):
         future.add_done_callback(remember)
         return future
 
-    def revive(self) -> bool:
+    def revive(self, failed: int) -> bool:
         """Replace the server if it has died.
 
+        Args:
+            failed: restarts before the server that a request failed on.
+
         Returns:
-            Whether one runs again that was dead when a request failed.
+            Whether there is a newer server than that.
 
         Raises:
             TrainingError: it died more often than ``server_restarts``.
         """
-        failed_at = self._restarts
         with self._reviving:
-            if self._restarts > failed_at:
-                return True  # another request was first
-            dead = [info for info in self.local_server_processes if info.process.poll() is not None]
-            for info in dead:
-                self._replace(info)
-            return bool(dead)
+            for info in self.local_server_processes:
+                if self._restarts == failed and info.process.poll() is not None:
+                    self._replace(info)
+            return self._restarts > failed
 
     def _replace(self, info: LocalInfServerInfo) -> None:
         status = info.process.poll()
@@ -136,13 +137,13 @@ class GateInfEngine(RemoteInfEngine):
                 f"the rollout server on port {info.port} ended with status {status} after "
                 f"{self._restarts} restarts, expected it to run"
             )
-        self._restarts += 1
         logger.warning(f"rollout server on port {info.port} ended with status {status}: starting it anew")
         info.process = self.backend.launch_server(self._server_args)
         self._wait_for_server(f"{info.host}:{info.port}", process=info.process)
         if self._gates is not None:
             for request in self.backend.build_disk_weight_update_requests(self._gates).requests:
                 self._run_request_on_all_servers(request)
+        self._restarts += 1
 
 
 class GateRolloutEngine(RemoteSGLangEngine):

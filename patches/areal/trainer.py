@@ -23,6 +23,7 @@ from transformers import AutoConfig
 from rlkv.errors import ConfigError, HeadsFileError, TrainingError
 from rlkv.heads import heat_map, streaming_mask
 from rlkv.train.folder import (
+    COMPLETE_MARK,
     checkpoint_folder,
     checkpoint_step,
     last_complete_checkpoint,
@@ -145,7 +146,8 @@ class GateTrainer(PPOTrainer):
             self._remove_old()
             self.unsaved = ""
         except (OSError, SchedulerError, HeadsFileError, ConfigError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / COMPLETE_MARK).exists():
+                shutil.rmtree(folder, ignore_errors=True)
             self.unsaved = " ".join(str(error).split())
             self.line.warn(f"{folder}: not written, trying again after the next step: {self.unsaved}")
 

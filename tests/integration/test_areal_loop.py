@@ -1,0 +1,148 @@
+"""The whole loop: real AReaL, real SGLang server in mixed mode, the tiny reasoner, on the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlkv.heads import HeadsFile
+from rlkv.tiny.problems import generate
+from rlkv.train.folder import COMPLETE_MARK, last_complete_checkpoint
+
+MISSING = [name for name in ("areal", "sglang") if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason="not installed: make areal")
+
+LINE = re.compile(
+    r"step (\d+)/(\d+)  reward [01]\.\d{3}  mean gate 0\.\d{3}  staleness 0  "
+    r"[\d,]+ tokens/s  \d+:\d\d:\d\d left"
+)
+PROMPTS, GROUP = 2, 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "train"
+    problems = list(islice(generate("easy", "train", seed=0), 16))
+    columns = {"prompt": [p.prompt for p in problems], "answer": [p.answer for p in problems]}
+    Dataset.from_dict({**columns, "response_length": [70] * 16, "bucket": [0] * 16}).save_to_disk(folder)
+    return folder
+
+
+@contextmanager
+def running(data: Path, out: Path, steps: int) -> Iterator[subprocess.Popen]:
+    """``rlkv train-areal`` on the tiny reasoner, with everything that it starts gone at the end."""
+    settings = {
+        "data": data,
+        "out": out,
+        "steps": steps,
+        "save-every": 1,
+        "prompts-per-step": PROMPTS,
+        "group-size": GROUP,
+        "learning-rate": 0.05,
+        "max-new-tokens": 112,
+        "tokens-per-micro-batch": 2048,
+        "server-flags": "--max-total-tokens=8192",
+    }
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlkv", "train-areal", "tiny-reasoner", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        wait_for(lambda: not workers_of(out), "workers to end")
+
+
+def workers_of(out: Path) -> list[psutil.Process]:
+    """Processes that AReaL started for a run, and the server among their children."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(out / "areal") in " ".join(process.info["cmdline"] or []):
+            found.extend([process, *process.children(recursive=True)])
+    return found
+
+
+def wait_for(holds: Callable[[], bool], what: str, seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.5)
+
+
+def finished(process: subprocess.Popen) -> tuple[str, str]:
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+def logged(out: Path, name: str) -> list[float]:
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+@pytest.mark.slow
+def test_three_steps_move_the_gates_and_server_and_trainer_agree(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with running(data, out, steps=3) as process:
+        printed, lines = finished(process)
+    assert printed.strip() == f"wrote {out / 'heads.json'}"
+    steps = [match for line in lines.splitlines() if (match := LINE.fullmatch(line.strip()))]
+    assert [match[1] for match in steps] == ["1", "2", "3"]
+    heads = HeadsFile.read(out / "heads.json")
+    assert heads.provenance.steps == 3
+    assert heads.provenance.recipe["method"] == "grpo-areal"
+    assert all(gate < 0.8 for row in heads.gates for gate in row), "every answer is right, so all are pushed"
+    assert (out / "heads.png").stat().st_size > 1000
+    gaps = logged(out, "ppo_actor/update/logprob_gap")
+    assert len(gaps) == 3
+    assert max(gaps) < 1e-3
+    assert min(logged(out, "ppo_actor/update/n_valid_tokens")) > PROMPTS * GROUP
+
+
+@pytest.mark.full_matrix
+def test_server_killed_then_trainer_killed_then_started_again(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def done(step: int) -> bool:
+        return (out / f"checkpoint-{step}" / COMPLETE_MARK).exists()
+
+    with running(data, out, steps=6) as process:
+        wait_for(lambda: done(1) or process.poll() is not None, "the first checkpoint")
+        server = next(p for p in workers_of(out) if "sglang.launch_server" in p.cmdline())
+        server.kill()
+        wait_for(lambda: done(3) or process.poll() is not None, "training to go on with a new server")
+        assert "starting it anew" in (out / "areal.log").read_text()
+        process.kill()
+        wait_for(lambda: not workers_of(out), "workers to end with their controller", 60)
+    last = last_complete_checkpoint(out)
+    assert last is not None
+    step = int(last.name.removeprefix("checkpoint-"))
+    assert 3 <= step < 6
+    assert HeadsFile.read(out / "heads.json").provenance.steps in (step - 1, step)
+
+    with running(data, out, steps=6) as process:
+        lines = finished(process)[1].splitlines()
+    assert [m[1] for line in lines if (m := LINE.fullmatch(line.strip()))] == [
+        str(s) for s in range(step + 1, 7)
+    ]
+    assert HeadsFile.read(out / "heads.json").provenance.steps == 6
+    assert max(logged(out, "ppo_actor/update/logprob_gap")) < 1e-3

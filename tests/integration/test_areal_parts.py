@@ -1,0 +1,149 @@
+"""Parts of the trainer on the real AReaL that need no server: data order, full disk, reward, settings."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+if find_spec("areal") is None:
+    pytest.skip("AReaL is not installed: make areal", allow_module_level=True)
+
+import torch
+from rlkv_patches.areal import gates_files
+from rlkv_patches.areal.experiment import experiment
+from rlkv_patches.areal.recipe import from_recipe
+from rlkv_patches.areal.trainer import FromStep, GateTrainer
+from rlkv_patches.areal.workflow import GradedWorkflow
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rlkv.attention.gates import attach_gates, read_gates
+from rlkv.errors import ConfigError
+from rlkv.heads import HeadsFile
+from rlkv.models import MODELS_FOLDER
+from rlkv.tiny.problems import TINY_WINDOW
+from rlkv.train.folder import COMPLETE_MARK, last_complete_checkpoint
+
+MODEL = MODELS_FOLDER / "tiny-reasoner"
+
+
+class LocalActor:
+    """Saves as the actor's first rank does, without the workers between."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(attach_gates(model, TINY_WINDOW))
+
+    def save(self, meta: Any) -> None:
+        gates_files.save_folder(self.model, self.optimizer, Path(meta.path))
+
+
+@contextmanager
+def disk_full_at(num_bytes: int) -> Iterator[None]:
+    """No file may grow beyond this."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def trainer_in(out: Path, warnings: list[str]) -> GateTrainer:
+    """A trainer with everything that saving touches, and nothing that needs workers."""
+    trainer = object.__new__(GateTrainer)
+    settings = {"data": "problems", "out": str(out), "save_every": 2, "steps": 5}
+    trainer.settings = from_recipe("tiny-reasoner", None, settings)
+    trainer.out, trainer.unsaved = out, ""
+    trainer.line = SimpleNamespace(warn=warnings.append)
+    trainer.model_config = AutoConfig.from_pretrained(MODEL)
+    trainer.actor = LocalActor(AutoModelForCausalLM.from_pretrained(MODEL))
+    return trainer
+
+
+def test_full_disk_keeps_the_last_checkpoint_and_later_steps_try_again(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    trainer = trainer_in(tmp_path, warnings)
+    trainer._save_recover_checkpoint(0, 0, 0)  # step 1: not due
+    trainer._save_recover_checkpoint(0, 1, 1)  # step 2
+    before = (tmp_path / "heads.json").read_text()
+    with disk_full_at(200):
+        trainer._save_recover_checkpoint(0, 3, 3)
+    assert len(warnings) == 1
+    assert "checkpoint-4: not written, trying again after the next step" in warnings[0]
+    assert "File too large" in trainer.unsaved
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert (tmp_path / "heads.json").read_text() == before
+    assert not (tmp_path / "checkpoint-4").exists()
+    trainer._save_recover_checkpoint(0, 4, 4)
+    assert trainer.unsaved == ""
+    assert (tmp_path / "checkpoint-5" / COMPLETE_MARK).exists()
+    assert HeadsFile.read(tmp_path / "heads.json").provenance.steps == 5
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, [])
+    for step in (2, 4, 6, 10):
+        trainer.save(step)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-6"]
+
+
+def test_gates_of_a_file_come_in_layer_order(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL)
+    for layer, gate in enumerate(attach_gates(model, TINY_WINDOW)):
+        gate.data.fill_(layer / 10)
+    gates_files.save_folder(model, None, tmp_path)
+    assert torch.equal(gates_files.read_gates_file(tmp_path / "gates.safetensors"), read_gates(model))
+
+
+def test_data_go_on_where_the_checkpoint_ended_and_then_from_the_beginning() -> None:
+    order = FromStep(8, 6)
+    assert [list(order), list(order)] == [[6, 7], list(range(8))]
+    assert len(order) == 8
+
+
+@pytest.mark.parametrize(("final", "expected"), [("\\boxed{7}", 1.0), ("\\boxed{8}", 0.0)])
+def test_reward_is_the_graders(final: str, expected: float) -> None:
+    assert reward_of(f"so it is </think> {final}") == expected
+
+
+def test_an_expression_that_never_ends_earns_nothing_in_bounded_time() -> None:
+    start = time.monotonic()
+    assert reward_of("</think> \\boxed{9^{9^{9^{9}}}}", answer="\\frac{1}{3}") == 0.0
+    assert time.monotonic() - start < 60
+
+
+def reward_of(text: str, answer: str = "7") -> float:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    workflow = GradedWorkflow("unused", experiment_of({}).gconfig, tokenizer)
+    workflow.tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: text)
+    response = SimpleNamespace(output_tokens=[1], output_len=1, stop_reason="stop")
+    return asyncio.run(workflow._compute_rewards(response, "", {"answer": answer}))
+
+
+def experiment_of(changes: dict[str, Any], overrides: tuple[str, ...] = ()) -> Any:
+    config = from_recipe("tiny-reasoner", None, changes)
+    return experiment(config, str(MODEL), "float32", 0, "", overrides)
+
+
+def test_settings_reach_areal() -> None:
+    built = experiment_of({"clip": 0.3, "max_staleness": 2, "beta": 0.5, "steps": 7, "top_k": 9})
+    assert (built.actor.eps_clip, built.actor.gates.beta, built.total_train_steps) == (0.3, 0.5, 7)
+    assert built.actor.use_decoupled_loss
+    assert (built.rollout.max_head_offpolicyness, built.gconfig.top_k) == (2, 9)
+    assert "--rlkv-gates=ones" in built.server_flags
+
+
+def test_anything_else_in_areals_configuration_can_be_set_and_a_typo_is_refused() -> None:
+    assert experiment_of({}, ("actor.mb_spec.n_mbs=2",)).actor.mb_spec.n_mbs == 2
+    for bad, expected in (("actor.nothing=2", "nothing"), ("actor", "expected name=value")):
+        with pytest.raises(ConfigError, match=expected):
+            experiment_of({}, (bad,))
