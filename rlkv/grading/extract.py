@@ -14,6 +14,7 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
 """A box's opening, an escaped character, or a brace."""
 _INTEGER = re.compile(r"[+-]?\d{1,100}")
 _GROUPED_INTEGER = re.compile(r"[+-]?\d{1,3}(?:(?:,|\\,|\{,\}|\\ )\d{3}){1,30}")
+_HEDGE = re.compile(r"\b(?:or|nor|not|either|neither|maybe|perhaps|possibly|probably)\b|n't\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}\\]*)\}")
 _FRACTION = re.compile(r"\\[dt]frac(?![a-zA-Z])")
@@ -43,6 +44,11 @@ def last_box(text: str) -> str | None:
             if opening[0] != "{" and (last is None or opening.end() > last[0]):
                 last = opening.end(), token.start()
     return None if last is None else text[slice(*last)].strip()
+
+
+def is_definite(text: str) -> bool:
+    """Whether the last line of a text without a box commits itself: "3 or 4" does not, nor does "not 4"."""
+    return not _HEDGE.search(text.strip().rpartition("\n")[2])
 
 
 def decide_as_written(answer: str, found: str) -> bool | None:

@@ -76,6 +76,35 @@ BOXED = [
     ("3", "$3$", True),
     ("3", r"\boxed{3}", True),
     ("five", "5", False),
+    # What math-verify alone finds equal, or nearly
+    (r"\le 4", "4", False),
+    (r"x \le 4", "4", False),
+    ("4", "x>4", False),
+    (r"3 \neq 4", "4", False),
+    (r"3 \lor 4", "4", False),
+    (r"3 \text{ or } 4", "4", False),
+    (r"(4,\infty)", "x>4", True),
+    (r"x \in (4,\infty)", "x > 4", True),
+    ("x<4", r"x \le 4", False),
+    (r"\{1,2\}", "(1,2)", False),
+    ("(1,2)", r"\left\{1,2\right\}", False),
+    (r"\left\{2,1\right\}", "1, 2", True),
+    ("10_5", "10_6", False),
+    ("1011_2", "1011_{2}", True),
+    ("1011_{2}", "1011", True),
+    (r"3\text{ m}", r"3\text{ km}", False),
+    (r"3\text{ miles}", r"3\text{ km}", False),
+    (r"3\text{ cm}", r"3 \text{ centimeters}", True),
+    (r"3\,\mathrm{cm}^2", r"3\text{ cm}^2", True),
+    (r"\pm 5", "5", False),
+    ("0.9999999", "1", False),
+    ("1.0000001", "1", False),
+    ("0.0000001", "0", False),
+    ("100000000.5", "100000000", False),
+    (r"\frac{10^{20}+1}{1}", "10^{20}", False),
+    ("2^{100}+1", "2^{100}", False),
+    ("[1,4]", "(1,4)", False),
+    ("1.234", "1234", False),
 ]
 
 # A whole response, the right answer, the verdict's correct and extracted.
@@ -106,6 +135,11 @@ RESPONSES = [
     ("thought</think>The answer is 13.", "3", False, "13"),
     ("thought</think>So the answer is $x = 5$.", "5", True, "x = 5"),
     ("thought</think>I do not know.", "5", False, None),
+    ("thought</think>3 or 4", "4", False, None),
+    ("thought</think>The answer is not 4.", "4", False, None),
+    ("thought</think>Maybe $4$", "4", False, None),
+    ("thought</think>It could be 3 or 4.\nThe answer is 4.", "4", True, "4"),
+    ("thought</think>1 2 3 4 5", "3", False, "5"),
 ]
 
 
@@ -154,6 +188,11 @@ LONG = [
     "</think>\\boxed{" + "(" * 50_000 + "4" + ")" * 50_000 + "}",
     "</think>" + "so 4 and $5$ " * 8_000,
     "</think>\\boxed{" + "3" * 100_000 + "}",
+    "</think>\\boxed{\\{" + "3," * 50_000 + "\\}}",
+    "</think>\\boxed{(" + "3," * 50_000 + "}",
+    "</think>\\boxed{3" + " " * 100_000 + "\\text}",
+    "</think>3 " + "or " * 30_000,
+    "</think>\\boxed{" + "1_" * 50_000 + "}",
 ]
 
 
