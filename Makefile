@@ -42,7 +42,7 @@ $(VENV)/.lm-eval: $(VENV)/.sglang
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh runs/demo
 
-test: setup
+test: sglang
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 # The larger matrices too; the last -m counts.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from rlkv.errors import ConfigError
 from rlkv.window import Window
 
-EVICTION_INTERVAL = 128
-"""Decode steps between two looks at what has left the window, SGLang's default."""
+EVICTION_INTERVAL = 16
+"""Decode steps between two looks at what has left the windows, unless SGLANG_SWA_EVICTION_INTERVAL says."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,24 @@ class PoolSizes:
         return full + (self.window_tokens + page_size) * shape.window_token_bytes
 
 
-def window_tokens(full_tokens: int, demand: Demand, shape: CacheShape) -> int:
-    """Slots of the window pool that go with a full pool of ``full_tokens`` tokens.
+def window_tokens(full_tokens: int, demand: Demand, *shapes: CacheShape) -> int:
+    """Slots of the window pool that go with a full pool of ``full_tokens`` tokens, the same on all ranks.
 
     Enough for as many requests as fill the full pool, and for the prefill in flight; never more than the full
-    pool has, because no token has two slots. A cache without streaming heads takes no bytes, and as many
-    slots.
+    pool has, because no token has two slots. A cache without streaming heads on any rank takes no bytes, and
+    as many slots.
     """
-    if not shape.window_token_bytes:
+    if not any(shape.window_token_bytes for shape in shapes):
         return full_tokens
     requests = -(-full_tokens // demand.request_tokens)
     needed = requests * demand.slots_per_request + demand.prefill_tokens
     return min(full_tokens, _pages_up(needed, demand.page_size))
 
 
-def split_memory(budget_bytes: int, demand: Demand, shape: CacheShape) -> PoolSizes:
-    """The largest pair of pools that fits into a budget.
+def split_memory(budget_bytes: int, demand: Demand, *shapes: CacheShape) -> PoolSizes:
+    """The largest pair of pools that fits into a budget on every rank, each of which has a shape.
+
+    Ranks with different heads hold the same number of tokens, because all hold parts of the same ones.
 
     Raises:
         ConfigError: not one page fits.
@@ -136,10 +138,13 @@ def split_memory(budget_bytes: int, demand: Demand, shape: CacheShape) -> PoolSi
     page = demand.page_size
 
     def sizes(pages: int) -> PoolSizes:
-        return PoolSizes(pages * page, window_tokens(pages * page, demand, shape))
+        return PoolSizes(pages * page, window_tokens(pages * page, demand, *shapes))
+
+    def nbytes(pages: int) -> int:
+        return max(sizes(pages).nbytes(shape, page) for shape in shapes)
 
     def fits(pages: int) -> bool:
-        return sizes(pages).nbytes(shape, page) <= budget_bytes
+        return nbytes(pages) <= budget_bytes
 
     # Bytes grow with the pages, so the last number that fits is found by halving.
     low, high = 0, 1
@@ -149,9 +154,8 @@ def split_memory(budget_bytes: int, demand: Demand, shape: CacheShape) -> PoolSi
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
-        smallest = sizes(1).nbytes(shape, page)
         raise ConfigError(
-            f"KV memory is {budget_bytes} bytes, expected at least {smallest}, one page of tokens"
+            f"KV memory is {budget_bytes} bytes, expected at least {nbytes(1)}, one page of tokens"
         )
     return sizes(low)
 

@@ -95,7 +95,7 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     path = resolve(namespace.rlkv_heads)
     heads = HeadsFile.read(path)
     _window(namespace, heads)  # a bad size is refused before the model's config is looked for
-    refusals.check_flags(namespace)
+    refusals.check_flags(namespace, allowed=("tp_size",))
     choose_backends(namespace, backend_of(namespace.device or get_device()).replaced)
     server_args = original(cls, namespace)
     model_config = server_args.get_model_config()
@@ -139,6 +139,11 @@ def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, contex
         raise ConfigError(
             f"--rlkv-request-tokens: found {request_tokens}, expected 1 to {context_length}, its context"
         )
+    ranks, num_heads = namespace.tp_size, heads.model.num_kv_heads
+    if num_heads % ranks:
+        raise ConfigError(
+            f"--tp-size: found {ranks}, expected a divisor of the {num_heads} KV heads of a layer"
+        )
     mask = streaming_mask(heads.gates, sparsity).tolist()
     return Settings(
         heads_file=path,
@@ -147,6 +152,7 @@ def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, contex
         window=_window(namespace, heads),
         streaming=tuple(tuple(row) for row in mask),
         request_tokens=request_tokens,
+        ranks=ranks,
     )
 
 

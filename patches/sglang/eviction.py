@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 
-INTERVAL = 16
-"""Decode steps between two looks at what has left the windows, unless SGLANG_SWA_EVICTION_INTERVAL says."""
-
 
 def evict_together(original: Callable[[Any], None], batch: Any) -> None:
     """Collect what SGLang frees from the requests of a batch, then free it."""

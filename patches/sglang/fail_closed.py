@@ -61,11 +61,18 @@ def check_process(model_runner: Any) -> None:
     """
     from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 
+    from .head_weights import ATTRIBUTE
     from .pool import HybridHeadPool
 
     pool, allocator = model_runner.token_to_kv_pool, model_runner.token_to_kv_pool_allocator
     if not isinstance(pool, HybridHeadPool):
         refuse_to_serve(f"the KV pool is {type(pool).__name__}, expected HybridHeadPool")
+    settings = pool.settings
+    found = (model_runner.ps.tp_rank, model_runner.ps.tp_size)
+    if found != (settings.rank, settings.ranks):
+        refuse_to_serve(f"rank {found[0]} of {found[1]}, expected {settings.rank} of {settings.ranks}")
+    if settings.ranks > 1 and getattr(model_runner.model, ATTRIBUTE, None) != settings.order:
+        refuse_to_serve("the heads of the model are not in the order of their ranks")
     if type(allocator) is not SWATokenToKVPoolAllocator:
         refuse_to_serve(f"the KV allocator is {type(allocator).__name__}, expected SWATokenToKVPoolAllocator")
     if pool.full_to_swa_index_mapping is not allocator.full_to_swa_index_mapping:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from rlkv.planner import EVICTION_INTERVAL
+
 from .settings import Settings
 
 
@@ -18,7 +20,7 @@ class Hook(NamedTuple):
 
 def hooks() -> list[Hook]:
     """All hooks of the hybrid cache; the imports wait until a server asks for it."""
-    from . import eviction, metrics, model_config, pool, server_info, sinks, sizing
+    from . import eviction, head_weights, metrics, model_config, pool, server_info, sinks, sizing
 
     cache, managers = "sglang.srt.mem_cache", "sglang.srt.managers"
     checker = f"{managers}.scheduler_components.invariant_checker.SchedulerInvariantChecker"
@@ -29,6 +31,7 @@ def hooks() -> list[Hook]:
             "after",
             model_config.declare_two_pools,
         ),
+        Hook("sglang.srt.model_loader.loader._initialize_model", "after", head_weights.reorder_on_load),
         Hook(
             "sglang.srt.model_executor.pool_configurator.create_memory_pool_configurator",
             "around",
@@ -75,7 +78,7 @@ def install(settings: Settings, device: str) -> None:
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-    from . import eviction, fail_closed
+    from . import fail_closed
     from .backends import backend_of
     from .state import activate
 
@@ -85,7 +88,7 @@ def install(settings: Settings, device: str) -> None:
         backend = backend_of(device)
         register_attention_backend(backend.replaced)(backend.create)
         if not envs.SGLANG_SWA_EVICTION_INTERVAL.is_set():
-            envs.SGLANG_SWA_EVICTION_INTERVAL.set(eviction.INTERVAL)
+            envs.SGLANG_SWA_EVICTION_INTERVAL.set(EVICTION_INTERVAL)
         if not envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.is_set():
             # Otherwise a request holds the window of its prompt in the tree for as long as it decodes.
             envs.SGLANG_OPT_SWA_RELEASE_LEAF_LOCK_AFTER_WINDOW.set(True)

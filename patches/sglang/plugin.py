@@ -27,7 +27,15 @@ def load() -> None:
     register_radix_cache_backend(BACKEND, _prefix_cache)
 
 
-def _before_scheduler(scheduler: Any, server_args: Any, *rest: Any, **options: Any) -> None:
+def _before_scheduler(
+    scheduler: Any,
+    server_args: Any,
+    port_args: Any,
+    gpu_id: int,
+    tp_rank: int,
+    *rest: Any,
+    **options: Any,
+) -> None:
     from . import args
     from .mixed.settings import MixedSettings
 
@@ -41,7 +49,7 @@ def _before_scheduler(scheduler: Any, server_args: Any, *rest: Any, **options: A
     else:
         from .install import install
 
-        install(settings, server_args.device)
+        install(settings.of_rank(tp_rank), server_args.device)
 
 
 def _prefix_cache(context: Any) -> Any:

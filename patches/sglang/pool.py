@@ -56,7 +56,7 @@ class HybridHeadPool(BaseSWAKVPool):
         self.sizes = sizes
         self.size_swa = sizes.window_tokens
         self.shape = settings.cache_shape(head_dim, torch.empty(0, dtype=dtype).element_size())
-        mask = torch.tensor(settings.streaming)
+        mask = torch.tensor(settings.local_streaming)
         full = [(~row).nonzero().flatten() for row in mask]
         streaming = [row.nonzero().flatten() for row in mask]
         # One page more than the pool holds: writes of padding tokens go to slot 0, which is nobody's.

@@ -16,6 +16,9 @@ ONE_ONLY = {
 }
 """Flags that count ranks; with more than one, ranks would have to agree on pools of different head counts."""
 
+REORDERED_FORMATS = ("auto", "safetensors", "pt", "dummy")
+"""Formats of weights whose heads can be put into the order of their ranks."""
+
 OFF = {
     "speculative_algorithm": "speculative decoding",
     "enable_hierarchical_cache": "HiCache",
@@ -62,6 +65,8 @@ def check_flags(
     for name, feature in OFF.items():
         if getattr(namespace, name, None):
             _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported", flag)
+    if getattr(namespace, "tp_size", 1) > 1 and flag == "--rlkv-heads":
+        _check_load_format(namespace.load_format)
     if getattr(namespace, "disaggregation_mode", "null") != "null":
         _refuse(
             "disaggregation_mode",
@@ -77,6 +82,15 @@ def check_flags(
     if getattr(namespace, "kv_cache_dtype", "auto") not in ("auto", "bfloat16", "bf16"):
         _refuse(
             "kv_cache_dtype", namespace.kv_cache_dtype, "auto: a quantized KV cache is not supported", flag
+        )
+
+
+def _check_load_format(found: str) -> None:
+    """Weights are reordered as the model loads them; formats that go past it are refused."""
+    if found not in REORDERED_FORMATS:
+        expected = " or ".join(REORDERED_FORMATS)
+        raise UnsupportedError(
+            f"--load-format: found {found!r} with --rlkv-heads on several ranks, expected {expected}"
         )
 
 

@@ -28,6 +28,8 @@ def describe(allocator: Any) -> dict[str, Any]:
         "recent_size": settings.window.recent_size,
         # What the pools were made from, for a client that must know which heads stream, not only how many.
         "mask": ["".join("s" if streams else "F" for streams in row) for row in settings.streaming],
+        "tp_rank": settings.rank,
+        "tp_size": settings.ranks,
         "full_heads": [len(heads) for heads in pool.full_kv_pool.heads],
         "streaming_heads": [len(heads) for heads in pool.swa_kv_pool.heads],
         "full_token_bytes": shape.full_token_bytes,
@@ -36,7 +38,12 @@ def describe(allocator: Any) -> dict[str, Any]:
         "page_size": pool.page_size,
         "full_tokens": pool.sizes.full_tokens,
         "window_tokens": pool.sizes.window_tokens,
+        "request_tokens": settings.request_tokens,
+        "budget_bytes": state().budget_bytes,
         "pool_bytes": nbytes,
+        "full_heads_by_rank": [
+            sum(other.full_heads) for other in settings.cache_shapes(shape.head_dim, shape.element_bytes)
+        ],
         "dense_tokens_in_same_bytes": dense_tokens(nbytes, shape, pool.page_size),
         "window_tokens_freed": state().freed_tokens,
         **usage(allocator),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlkv.planner import CacheShape
 from rlkv.window import Window
+
+from .head_ranks import head_order, heads_of_rank
 
 REQUEST_TOKENS = 2048
 """Tokens that a running request is expected to hold when the user does not say."""
@@ -22,6 +24,8 @@ class Settings:
         window: of the streaming heads.
         streaming: ``[num_layers][num_kv_heads]``, True where the head streams.
         request_tokens: tokens that a running request is expected to hold, which splits the memory.
+        ranks: tensor-parallel ranks that share the KV heads of every layer.
+        rank: the one of this process.
     """
 
     heads_file: str
@@ -30,10 +34,33 @@ class Settings:
     window: Window
     streaming: tuple[tuple[bool, ...], ...]
     request_tokens: int
+    ranks: int = 1
+    rank: int = 0
+
+    def of_rank(self, rank: int) -> Settings:
+        """The same for another rank."""
+        return replace(self, rank=rank)
+
+    @property
+    def order(self) -> tuple[tuple[int, ...], ...]:
+        """The KV heads of every layer in the order of their ranks (``head_ranks``)."""
+        return head_order(self.streaming, self.ranks)
+
+    @property
+    def local_streaming(self) -> tuple[tuple[bool, ...], ...]:
+        """``[num_layers][heads of this rank]``, True where the head streams."""
+        heads = heads_of_rank(self.order, self.rank, self.ranks)
+        return tuple(
+            tuple(row[head] for head in mine) for row, mine in zip(self.streaming, heads, strict=True)
+        )
 
     def cache_shape(self, head_dim: int, element_bytes: int) -> CacheShape:
-        """Heads of both kinds in each layer, and their bytes."""
-        return CacheShape.of(self.streaming, head_dim, element_bytes)
+        """Heads of both kinds in each layer on this rank, and their bytes."""
+        return CacheShape.of(self.local_streaming, head_dim, element_bytes)
+
+    def cache_shapes(self, head_dim: int, element_bytes: int) -> list[CacheShape]:
+        """``cache_shape`` of every rank."""
+        return [self.of_rank(rank).cache_shape(head_dim, element_bytes) for rank in range(self.ranks)]
 
     def sink_slots(self, page_size: int) -> int:
         """Slots that the sinks of a sequence occupy: whole pages, because pages are freed whole."""

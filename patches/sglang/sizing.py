@@ -29,23 +29,29 @@ def demand_of(settings: Settings, server_args: Any, context_length: int) -> Dema
 
 
 class HybridPoolConfigurator:
-    """SGLang's ``MemoryPoolConfigurator`` for the two pools."""
+    """SGLang's ``MemoryPoolConfigurator`` for the two pools; every rank comes to the same sizes.
 
-    def __init__(self, shape: CacheShape, demand: Demand) -> None:
-        self.shape = shape
+    Args:
+        shapes: the cache of each rank.
+        demand: of the requests.
+    """
+
+    def __init__(self, shapes: list[CacheShape], demand: Demand) -> None:
+        self.shapes = shapes
         self.demand = demand
 
     def calculate_pool_sizes(self, available_bytes: int, page_size: int) -> Any:
-        """Spend a budget of bytes."""
+        """Spend a budget of bytes, the least that any rank has."""
+        state().budget_bytes = available_bytes
         try:
-            return self._config(split_memory(available_bytes, self.demand, self.shape))
+            return self._config(split_memory(available_bytes, self.demand, *self.shapes))
         except ConfigError as error:
             raise RuntimeError(f"{error}; raise --mem-fraction-static") from error
 
     def calculate_pool_sizes_from_max_tokens(self, max_total_num_tokens: int, page_size: int) -> Any:
         """``--max-total-tokens`` is what the full pool holds, the limit that requests see."""
         full = max_total_num_tokens // page_size * page_size
-        return self._config(PoolSizes(full, window_tokens(full, self.demand, self.shape)))
+        return self._config(PoolSizes(full, window_tokens(full, self.demand, *self.shapes)))
 
     def finalize_with_max_running_requests(self, config: Any) -> Any:
         """Nothing depends on the number of requests."""
@@ -65,6 +71,6 @@ def create_configurator(original: Callable[..., Any], kvc: Any) -> HybridPoolCon
     """Ours for every model: a server with ``--rlkv-heads`` has only the one."""
     settings = state().settings
     element_bytes = torch.empty(0, dtype=kvc.kv_cache_dtype).element_size()
-    shape = settings.cache_shape(kvc.model_config.head_dim, element_bytes)
+    shapes = settings.cache_shapes(kvc.model_config.head_dim, element_bytes)
     demand = demand_of(settings, kvc.server_args, kvc.model_config.context_len)
-    return HybridPoolConfigurator(shape, demand)
+    return HybridPoolConfigurator(shapes, demand)

@@ -26,6 +26,8 @@ def _table(pool: HybridHeadPool) -> Table:
     settings, shape = pool.settings, pool.shape
     heads = sum(shape.full_heads) + sum(shape.streaming_heads)
     title = f"RLKV: {sum(shape.streaming_heads)} of {heads} KV heads stream, window {settings.window}"
+    if settings.ranks > 1:
+        title += f" (rank {settings.rank} of {settings.ranks})"
     table = Table(title=title, title_justify="left", caption=f"{settings.heads_file}", caption_justify="left")
     table.add_column("")
     table.add_column("all heads full", justify="right")

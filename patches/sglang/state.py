@@ -18,12 +18,14 @@ class ServingState:
         settings: what was asked for.
         pool: the pools, once they are made.
         allocator: SGLang's, of the slots of both pools, once the attention backend is made.
+        budget_bytes: memory that the pools may take, None where ``--max-total-tokens`` sizes them.
         freed_tokens: tokens whose window slots were freed because they left the window.
     """
 
     settings: Settings
     pool: HybridHeadPool | None = None
     allocator: Any = None
+    budget_bytes: int | None = None
     freed_tokens: int = 0
 
 

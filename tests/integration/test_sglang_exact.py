@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,31 @@ class Case:
         return f"{self.sparsity:g} at {self.window} {' '.join(self.flags)}"
 
 
-CASES = [
-    Case(0.0, Window(4, 28), ("--chunked-prefill-size", "64")),
-    Case(0.25, Window(16, 64), ("--chunked-prefill-size", "32")),
-    Case(0.5, Window(4, 28), ("--chunked-prefill-size", "-1")),
+TIGHT = Case(0.5, Window(4, 28), ("--chunked-prefill-size", "64"), pool_tokens=1200, request_tokens=600)
+"""So little memory that requests are retracted and the prefix cache evicts."""
+
+PAGES = Case(0.8, Window(5, 20), ("--chunked-prefill-size", "32", "--page-size", "16"))
+
+WINDOWS = {
+    0.0: Window(4, 28),
+    0.25: Window(16, 64),
+    0.5: Window(4, 28),
+    0.8: Window(5, 20),
+    1.0: Window(0, 1),
+}
+
+MATRIX = [
+    *(
+        Case(sparsity, window, ("--chunked-prefill-size", chunk, "--page-size", page))
+        for (sparsity, window), chunk, page in product(WINDOWS.items(), ("32", "64", "-1"), ("1", "16"))
+    ),
     Case(0.8, Window(4, 28), ("--chunked-prefill-size", "32", "--disable-radix-cache"), prefix_cache=False),
-    Case(1.0, Window(0, 1), ("--chunked-prefill-size", "64")),
-    Case(0.5, Window(5, 20), ("--chunked-prefill-size", "64", "--page-size", "16")),
-    Case(0.5, Window(4, 28), ("--chunked-prefill-size", "64"), pool_tokens=1200, request_tokens=600),
+    replace(TIGHT, sparsity=1.0, window=Window(0, 1)),
+    replace(TIGHT, sparsity=0.25, flags=("--chunked-prefill-size", "-1")),
+    replace(TIGHT, window=Window(5, 20), flags=PAGES.flags),
 ]
-"""The last one has so little memory that requests are retracted and the prefix cache evicts."""
+
+CASES = [TIGHT, PAGES, *(pytest.param(case, marks=pytest.mark.full_matrix) for case in MATRIX)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sglang_server import INSTALLED, MODEL, Server
 from tiny_heads import heads_file
 from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
 
-from rlkv.planner import CacheShape, Demand, PoolSizes, window_tokens
+from rlkv.planner import EVICTION_INTERVAL, CacheShape, Demand, PoolSizes, window_tokens
 from rlkv.window import Window
 
 pytestmark = [
@@ -44,7 +44,9 @@ def server(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def test_memory_is_what_the_planner_says(server: Server) -> None:
     info = server.cache()
     shape = CacheShape(tuple(info["full_heads"]), tuple(info["streaming_heads"]), 64, 4)
-    demand = Demand(Window(4, 28), 2048, page_size=1, eviction_interval=128, prefill_tokens=2 * CHUNK)
+    demand = Demand(
+        Window(4, 28), 2048, page_size=1, eviction_interval=EVICTION_INTERVAL, prefill_tokens=2 * CHUNK
+    )
     sizes = PoolSizes(4096, window_tokens(4096, demand, shape))
     assert sum(info["streaming_heads"]) == 24
     assert info["pool_bytes"] == sizes.nbytes(shape, page_size=1)
@@ -91,7 +93,18 @@ REFUSED = {
     "--enable-hierarchical-cache": "--enable-hierarchical-cache: found True",
     "--enable-lora": "--enable-lora: found True",
     "--kv-cache-dtype fp8_e4m3": "--kv-cache-dtype: found 'fp8_e4m3'",
-    "--tp 2": "--tp-size: found 2",
+    "--tp 4": "--tp-size: found 4, expected a divisor of the 6 KV heads of a layer",
+    "--tp 2 --load-format gguf": "--load-format: found 'gguf'",
+    "--pp 2": "--pp-size: found 2",
+    "--dp 2": "--dp-size: found 2",
+    "--lora-paths a=b": "--lora-paths: found",
+    "--enable-lmcache": "--enable-lmcache: found True",
+    "--cpu-offload-gb 1": "--cpu-offload-gb: found 1",
+    "--enable-torch-compile": "--enable-torch-compile: found True",
+    "--is-embedding": "--is-embedding: found True",
+    "--disaggregation-mode decode": "--disaggregation-mode: found 'decode'",
+    "--speculative-algorithm EAGLE": "--speculative-algorithm: found 'EAGLE'",
+    "--kv-cache-dtype fp8_e5m2": "--kv-cache-dtype: found 'fp8_e5m2'",
     "--attention-backend triton": "--attention-backend: found 'triton'",
     "--radix-cache-backend lmcache": "--radix-cache-backend: found 'lmcache'",
     "--rlkv-sparsity 1.5": "sparsity is 1.5, expected a number in [0, 1]",
