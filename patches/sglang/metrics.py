@@ -14,6 +14,7 @@ GAUGES = {
     "rlkv:full_tokens_used": "Slots of the full pool in use, by requests or by the prefix cache.",
     "rlkv:window_tokens_used": "Slots of the window pool in use, by requests or by the prefix cache.",
     "rlkv:window_tokens_freed": "Tokens whose window slots were freed since the start: they left the window.",
+    "rlkv:request_tokens_observed": "Mean tokens that running requests held, for --rlkv-request-tokens.",
     "rlkv:bytes_saved": "KV bytes that a stock cache would hold for the same tokens, beyond what is held.",
 }
 
@@ -43,6 +44,7 @@ def _values() -> dict[str, int]:
         "rlkv:full_pool_tokens": pool.sizes.full_tokens,
         "rlkv:window_pool_tokens": pool.sizes.window_tokens,
         "rlkv:pool_bytes": pool.nbytes(),
+        "rlkv:request_tokens_observed": serving.observed.value,
         "rlkv:window_tokens_freed": serving.freed_tokens,
         **{f"rlkv:{name}": value for name, value in usage(serving.allocator).items()},
     }

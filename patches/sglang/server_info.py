@@ -39,6 +39,7 @@ def describe(allocator: Any) -> dict[str, Any]:
         "full_tokens": pool.sizes.full_tokens,
         "window_tokens": pool.sizes.window_tokens,
         "request_tokens": settings.request_tokens,
+        "request_tokens_observed": state().observed.value,
         "budget_bytes": state().budget_bytes,
         "pool_bytes": nbytes,
         "full_heads_by_rank": [

@@ -16,6 +16,7 @@ def free_after_sinks(original: Callable[..., None], req: Any, pre_len: int, **op
     """
     if req.kv is None:
         return
+    state().observed.add(pre_len)
     sinks = state().settings.sink_slots(options["page_size"])
     if pre_len - options["sliding_window_size"] <= sinks:
         return

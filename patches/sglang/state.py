@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .pool import HybridHeadPool
     from .settings import Settings
+
+
+@dataclass
+class Mean:
+    """The mean of what was added."""
+
+    total: int = 0
+    count: int = 0
+
+    def add(self, value: int) -> None:
+        """Count one more."""
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> int:
+        """Rounded; 0 before the first."""
+        return round(self.total / self.count) if self.count else 0
 
 
 @dataclass
@@ -19,6 +37,7 @@ class ServingState:
         pool: the pools, once they are made.
         allocator: SGLang's, of the slots of both pools, once the attention backend is made.
         budget_bytes: memory that the pools may take, None where ``--max-total-tokens`` sizes them.
+        observed: tokens that running requests held whenever it was looked at what left their windows.
         freed_tokens: tokens whose window slots were freed because they left the window.
     """
 
@@ -26,6 +45,7 @@ class ServingState:
     pool: HybridHeadPool | None = None
     allocator: Any = None
     budget_bytes: int | None = None
+    observed: Mean = field(default_factory=Mean)
     freed_tokens: int = 0
 
 

@@ -33,7 +33,11 @@ def plan(
     window: Annotated[
         str | None, typer.Option(metavar="SINK+RECENT", help="Serving window.", show_default="the file's")
     ] = None,
-    gpu_memory: Annotated[float, typer.Option(help="Memory of the device in GiB.")],
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of the device in GiB.")] = None,
+    kv_bytes: Annotated[
+        int | None,
+        typer.Option(help="In place of --gpu-memory: bytes for KV alone, budget_bytes of a running server."),
+    ] = None,
     memory_fraction: Annotated[
         float, typer.Option(help="Part of it for weights and KV cache; SGLang's --mem-fraction-static.")
     ] = 0.88,
@@ -69,6 +73,8 @@ def plan(
         split_memory,
     )
 
+    if (gpu_memory is None) == (kv_bytes is None):
+        raise ConfigError("--gpu-memory and --kv-bytes: found both or none, expected one of them")
     config = model_config(model)
     shape, serving_window, streaming = _cache(config, heads, sparsity, window, element_bytes)
     load = Load(prompt_tokens, output_tokens, requests)
@@ -81,12 +87,7 @@ def plan(
         prefill_tokens=prefill_in_flight(chunked_prefill_size, context),
     )
     weights = weight_bytes(config, shape.element_bytes)
-    budget = int(gpu_memory * memory_fraction * GIB) - weights
-    if budget <= 0:
-        raise ConfigError(
-            f"--gpu-memory: found {gpu_memory:g} GiB, of which {memory_fraction:.0%} may be used, expected "
-            f"more than the weights, {weights / GIB:.1f} GiB"
-        )
+    budget = kv_bytes if kv_bytes is not None else _budget(gpu_memory, memory_fraction, weights)
     bytes_a_second = bandwidth * 1e9
     dense = forecast_dense(budget, load, page_size, shape, weights, bytes_a_second)
     hybrid = forecast_hybrid(budget, load, demand, shape, weights, bytes_a_second)
@@ -112,6 +113,18 @@ def plan(
         typer.echo(json.dumps(report))
     else:
         _print(report, dense, hybrid)
+
+
+def _budget(gpu_memory: float | None, fraction: float, weights: int) -> int:
+    """Bytes of a device that are left for keys and values."""
+    assert gpu_memory is not None, "one of the two options is given"
+    budget = int(gpu_memory * fraction * GIB) - weights
+    if budget <= 0:
+        raise ConfigError(
+            f"--gpu-memory: found {gpu_memory:g} GiB, of which {fraction:.0%} may be used, expected "
+            f"more than the weights, {weights / GIB:.1f} GiB"
+        )
+    return budget
 
 
 def _cache(

@@ -14,9 +14,9 @@ from rlkv_patches.sglang.serve import cpu_environment
 from sglang_server import INSTALLED, MODEL, Server
 from tiny_heads import heads_file
 from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
+from typer.testing import CliRunner
 
-from rlkv.planner import EVICTION_INTERVAL, CacheShape, Demand, PoolSizes, window_tokens
-from rlkv.window import Window
+from rlkv.cli.main import app
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +33,8 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    flags = ["--rlkv-heads", str(heads), "--max-total-tokens", "4096", "--chunked-prefill-size", str(CHUNK)]
+    flags = ["--rlkv-heads", str(heads), "--mem-fraction-static", "0.5"]
+    flags += ["--rlkv-request-tokens", "1000", "--chunked-prefill-size", str(CHUNK)]
     running = Server([*flags, "--enable-metrics"], tmp_path_factory.mktemp("sglang"))
     try:
         yield running
@@ -41,16 +42,24 @@ def server(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         running.stop()
 
 
-def test_memory_is_what_the_planner_says(server: Server) -> None:
+def test_memory_is_what_rlkv_plan_says_to_the_byte(server: Server, heads: Path) -> None:
     info = server.cache()
-    shape = CacheShape(tuple(info["full_heads"]), tuple(info["streaming_heads"]), 64, 4)
-    demand = Demand(
-        Window(4, 28), 2048, page_size=1, eviction_interval=EVICTION_INTERVAL, prefill_tokens=2 * CHUNK
-    )
-    sizes = PoolSizes(4096, window_tokens(4096, demand, shape))
+    args = ["plan", "--model", str(MODEL), "--heads", str(heads), "--kv-bytes", str(info["budget_bytes"])]
+    args += ["--element-bytes", "4", "--chunked-prefill-size", str(CHUNK), "--json"]
+    done = CliRunner().invoke(app, [*args, "--prompt-tokens", "400", "--output-tokens", "1200"])
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    for name in ("full_tokens", "window_tokens", "pool_bytes", "full_token_bytes", "dense_token_bytes"):
+        assert plan[name] == info[name], name
+    assert 0 <= info["budget_bytes"] - info["pool_bytes"] < info["dense_token_bytes"] * 2
     assert sum(info["streaming_heads"]) == 24
-    assert info["pool_bytes"] == sizes.nbytes(shape, page_size=1)
     assert info["dense_token_bytes"] == 8 * 6 * 64 * 2 * 4
+
+
+def test_length_of_requests_is_observed(server: Server) -> None:
+    assert server.cache()["request_tokens_observed"] == 0
+    server.generate([5] * 300, 64)
+    assert 300 <= server.cache()["request_tokens_observed"] <= 364
 
 
 def test_table_at_start(server: Server) -> None:

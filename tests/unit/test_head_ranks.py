@@ -74,10 +74,7 @@ def test_attention_is_the_same_in_any_order_of_heads() -> None:
     assert order != head_order(random_streaming(3, 4, 1), 1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: reorder(name, tensor, order, 4) for name, tensor in before.items()})
-    assert not torch.equal(
-        model.state_dict()["model.layers.0.self_attn.q_proj.weight"],
-        before["model.layers.0.self_attn.q_proj.weight"],
-    )
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     torch.testing.assert_close(model(ids).logits, expected)
 
 
