@@ -55,7 +55,7 @@ def server_environment(environment: Mapping[str, str], flags: Sequence[str]) -> 
     return (
         dict(environment)
         if _has_gpu()
-        else {**environment, **cpu_environment(environment, _page_size(flags))}
+        else {**environment, **cpu_environment(environment, *_page_size_and_ranks(flags))}
     )
 
 
@@ -66,27 +66,39 @@ def with_cpu_flags(flags: Sequence[str]) -> list[str]:
     return [*flags, *missing]
 
 
-def cpu_environment(environment: Mapping[str, str], page_size: int = 1) -> dict[str, str]:
+def cpu_environment(environment: Mapping[str, str], page_size: int = 1, ranks: int = 1) -> dict[str, str]:
     """Variables that SGLang needs on a machine without a GPU; those that are set stay as they are.
 
     Args:
         environment: of this process.
         page_size: of the server. SGLang counts pages of more than one token in Triton kernels, which run on a
             CPU under Triton's interpreter.
+        ranks: of tensor parallelism. SGLang wants to be told the cores of each, unless they have a NUMA node.
     """
     paths = [str(CPU_IMPORTS), *filter(None, [environment.get("PYTHONPATH")])]
-    wanted = {"SGLANG_USE_CPU_ENGINE": "1"} | ({"TRITON_INTERPRET": "1"} if page_size > 1 else {})
+    wanted = {"SGLANG_USE_CPU_ENGINE": "1"}
+    if page_size > 1:
+        wanted["TRITON_INTERPRET"] = "1"
+    if ranks > 1:
+        wanted["SGLANG_CPU_OMP_THREADS_BIND"] = _cores_of_ranks(sorted(os.sched_getaffinity(0)), ranks)
     return {
         **{name: environment.get(name, value) for name, value in wanted.items()},
         "PYTHONPATH": os.pathsep.join(paths),
     }
 
 
-def _page_size(flags: Sequence[str]) -> int:
+def _cores_of_ranks(cores: list[int], ranks: int) -> str:
+    """Cores dealt out to ranks, as SGLang reads them: ``0,2|1,3``; with too few, ranks share some."""
+    shares = [cores[rank::ranks] or [cores[rank % len(cores)]] for rank in range(ranks)]
+    return "|".join(",".join(map(str, share)) for share in shares)
+
+
+def _page_size_and_ranks(flags: Sequence[str]) -> tuple[int, int]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--page-size", type=int, default=1)
-    page_size: int = parser.parse_known_args(list(flags))[0].page_size
-    return page_size
+    parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", dest="ranks", type=int, default=1)
+    found = parser.parse_known_args(list(flags))[0]
+    return found.page_size, found.ranks
 
 
 def _has_gpu() -> bool:

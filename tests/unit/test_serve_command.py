@@ -32,6 +32,14 @@ def test_pages_need_the_interpreter() -> None:
     assert cpu_environment({}, page_size=16)["TRITON_INTERPRET"] == "1"
 
 
+def test_ranks_are_told_their_cores() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    found = cpu_environment({}, ranks=2)["SGLANG_CPU_OMP_THREADS_BIND"].split("|")
+    assert len(found) == 2
+    assert {int(core) for share in found for core in share.split(",")} == set(cores)
+    assert "SGLANG_CPU_OMP_THREADS_BIND" not in cpu_environment({})
+
+
 def test_stand_ins_can_be_imported_and_raise_when_called() -> None:
     code = (
         "from torchvision.io import decode_jpeg\n"
