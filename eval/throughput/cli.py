@@ -36,6 +36,9 @@ def throughput(
         str, typer.Option(help="memory: MATH-500 replay in equal memory; concurrency: equal requests.")
     ] = ",".join(CASES),
     requests: Annotated[int, typer.Option(help="Requests of the replay.")] = DEFAULTS.requests,
+    length_scale: Annotated[
+        float, typer.Option(help="New tokens of the replay, times this; for models of short context.")
+    ] = DEFAULTS.length_scale,
     kv_tokens: Annotated[
         int, typer.Option(help="Equal memory: that of so many tokens of the full cache; 0 is all there is.")
     ] = DEFAULTS.kv_tokens,
@@ -73,6 +76,7 @@ def throughput(
         sparsities=_numbers(sparsities),
         cases=tuple(case.strip() for case in cases.split(",")),
         requests=requests,
+        length_scale=length_scale,
         kv_tokens=kv_tokens,
         concurrency=concurrency,
         prompt_tokens=prompt_tokens,

@@ -51,6 +51,7 @@ class ThroughputConfig:
     sparsities: tuple[float, ...] = (0.5,)
     cases: tuple[str, ...] = CASES
     requests: int = REQUESTS
+    length_scale: float = 1.0
     kv_tokens: int = 150_000
     concurrency: int = 256
     prompt_tokens: int = 2048
@@ -67,7 +68,14 @@ class ThroughputConfig:
                 raise ConfigError(f"--cases: found {case!r}, expected some of {', '.join(CASES)}")
         for sparsity in self.sparsities:
             num_streaming(sparsity, 1)
-        for name in ("requests", "concurrency", "prompt_tokens", "output_tokens", "bandwidth"):
+        for name in (
+            "requests",
+            "length_scale",
+            "concurrency",
+            "prompt_tokens",
+            "output_tokens",
+            "bandwidth",
+        ):
             if getattr(self, name) <= 0:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(f"{flag}: found {getattr(self, name):g}, expected more than 0")
@@ -88,7 +96,8 @@ class ThroughputConfig:
     def workload(self, case: str) -> Workload:
         """The requests of a case."""
         if case == MEMORY:
-            return Workload(PROMPT_TOKENS, replay_lengths(self.requests, self.seed))
+            lengths = replay_lengths(self.requests, self.seed)
+            return Workload(PROMPT_TOKENS, [max(1, round(self.length_scale * length)) for length in lengths])
         return Workload(self.prompt_tokens, [self.output_tokens] * self.concurrency)
 
 

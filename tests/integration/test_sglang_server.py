@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rlkv_eval.throughput.client import drive, random_prompts, server_info
+from rlkv_eval.throughput.config import FULL
+from rlkv_eval.throughput.run import cache_in_use
 from rlkv_patches.sglang.serve import cpu_environment
 from sglang_server import INSTALLED, MODEL, Server
 from tiny_heads import heads_file
@@ -17,6 +20,7 @@ from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
 from typer.testing import CliRunner
 
 from rlkv.cli.main import app
+from rlkv.errors import DataError
 
 pytestmark = [
     pytest.mark.slow,
@@ -94,6 +98,19 @@ def test_openai_chat_and_stream(server: Server) -> None:
     parts = [json.loads(line[6:]) for line in events if line.startswith("data: {")]
     streamed = "".join(part["choices"][0]["delta"].get("content") or "" for part in parts if part["choices"])
     assert streamed == whole != ""
+
+
+def test_throughput_bench_drives_a_running_server(server: Server) -> None:
+    lengths = [40, 70, 1]
+    timelines = drive(server.url, random_prompts(3, 20, 700), lengths)
+    assert [line.tokens[-1] for line in timelines] == lengths
+    assert [line.tokens for line in timelines][:2] == [(1, 33, 40), (1, 33, 65, 70)]
+    assert all(list(line.times) == sorted(line.times) for line in timelines)
+    assert cache_in_use(server_info(server.url), "0.5", server.url)["full_tokens"] > 0
+    with pytest.raises(DataError, match=r"serves 0.5, expected full"):
+        cache_in_use(server_info(server.url), FULL, server.url)
+    with pytest.raises(DataError, match="/generate"):
+        drive(server.url, [[5] * 20], [4000])  # beyond the context
 
 
 REFUSED = {
