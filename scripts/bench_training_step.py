@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from rlkv.attention import attach_gates, clamp_after_each_step
 from rlkv.train.forecast import (
     DecoderShape,
+    Device,
     Pass,
-    known_flops,
+    known_device,
     training_bytes,
     training_work,
     weight_bytes,
@@ -43,32 +44,35 @@ def main() -> None:
     args = parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("error: found no CUDA device, expected one")
-    window, device = Window.parse(args.window), torch.cuda.get_device_name()
+    window, name = Window.parse(args.window), torch.cuda.get_device_name()
     shape = DecoderShape.of(QWEN3_4B)
     flops = measured_flops()
-    print(f"{device}: {flops / 1e12:.0f} TFLOP/s in a bf16 product; the table says {known_flops(device)}")
+    device = known_device(name)
+    if device is None:
+        raise SystemExit(f"error: {name} has no row in rlkv/train/forecast.py, expected one")
+    print(f"{name}: {flops / 1e12:.0f} TFLOP/s in a bf16 product; forecast with {device}")
     cases = [Pass(rows, args.tokens, 2, checkpointing=True) for rows in args.sequences]
     for work in cases:
-        memory, seconds = forecast(shape, window, work, known_flops(device) or flops)
+        memory, seconds = forecast(shape, window, work, device)
         print(
             f"forecast, {work.sequences} x {work.tokens}: {memory / GIB:.2f} GiB, {seconds:.2f} s", flush=True
         )
     model = dummy_model()
     results = []
-    for name in ("mixed", "full"):
-        prepare(model, name, window)
+    for attention in ("mixed", "full"):
+        prepare(model, attention, window)
         for work in cases:
-            results.append({"attention": name, **asdict(work), **measure(model, work, args.steps)})
-            memory, seconds = forecast(shape, window, work, known_flops(device) or flops)
+            results.append({"attention": attention, **asdict(work), **measure(model, work, args.steps)})
+            memory, seconds = forecast(shape, window, work, device)
             row = results[-1]
             print(
-                f"{name}, {work.sequences} x {work.tokens}: peak {row['peak_bytes'] / GIB:.2f} GiB "
+                f"{attention}, {work.sequences} x {work.tokens}: peak {row['peak_bytes'] / GIB:.2f} GiB "
                 f"({row['peak_bytes'] / memory:.2f} of forecast), step {row['seconds']:.2f} s "
                 f"({row['seconds'] / seconds:.2f} of forecast)",
                 flush=True,
             )
     if args.out:
-        head = {"device": device, "flops": flops, "window": str(window), "weights": weight_bytes(shape, 2)}
+        head = {"device": name, "flops": flops, "window": str(window), "weights": weight_bytes(shape, 2)}
         args.out.write_text(json.dumps({**head, "torch": torch.__version__, "results": results}, indent=2))
 
 
@@ -86,9 +90,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def forecast(shape: DecoderShape, window: Window, work: Pass, flops: float) -> tuple[int, float]:
+def forecast(shape: DecoderShape, window: Window, work: Pass, device: Device) -> tuple[int, float]:
     """Bytes and seconds of a step."""
-    return training_bytes(shape, work), training_work(shape, window, work).seconds(flops)
+    return training_bytes(shape, work), training_work(shape, window, work).seconds(device)
 
 
 def measured_flops(size: int = 8192, repeats: int = 20) -> float:

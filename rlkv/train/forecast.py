@@ -23,11 +23,29 @@ FLOAT32 = 4
 BACKWARD_OF_ATTENTION = 2.5
 """Work of attention's backward pass beside its forward pass: five matrix products against two."""
 
-TENSOR_FLOPS = {"H200": 790e12, "H100": 790e12, "A100": 250e12}
-"""bf16 operations a second that a large matrix product reaches, by a part of the device's name."""
 
-ATTENTION_SHARE = 0.55
-"""Of that, what the attention kernels of a training pass reach at 8,192 tokens (docs/benchmarks.md)."""
+@dataclass(frozen=True)
+class Device:
+    """What a device reaches.
+
+    Attributes:
+        flops: bf16 operations a second in a large matrix product.
+        bandwidth: bytes a second, read and written, in a large copy.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+DEVICES = {"H200": Device(790e12, 4.3e12), "H100": Device(790e12, 3.0e12), "A100": Device(250e12, 1.6e12)}
+"""By a part of the name that torch gives a device."""
+
+ATTENTION_SHARE = 0.38
+"""Of that, what FlashAttention-2, which takes packed rows, reaches at 8,192 tokens (docs/benchmarks.md)."""
+
+NORM_TRAFFIC, ROTARY_TRAFFIC, MLP_TRAFFIC, RESIDUAL_TRAFFIC = 36, 20, 10, 6
+"""Bytes that transformers' plain operations read and write for an element: a norm goes to float32 and back in
+six passes; rotary embedding, activation times up, and the residual sum stay in bf16."""
 
 
 @dataclass(frozen=True)
@@ -172,23 +190,26 @@ def rollout_bytes(shape: DecoderShape, responses: int, tokens: int, element_byte
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of a pass.
+    """What a pass computes and moves.
 
     Attributes:
-        matrix: of the matrix products.
-        attention: of both branches of mixed attention.
+        matrix: operations of the matrix products.
+        attention: operations of both branches of mixed attention.
+        traffic: bytes that everything else reads and writes.
     """
 
     matrix: float
     attention: float
+    traffic: float
 
-    def seconds(self, flops: float) -> float:
-        """Time on a device whose matrix products reach ``flops`` a second."""
-        return self.matrix / flops + self.attention / (ATTENTION_SHARE * flops)
+    def seconds(self, device: Device) -> float:
+        """Time on a device, one thing after the other."""
+        products = self.matrix / device.flops + self.attention / (ATTENTION_SHARE * device.flops)
+        return products + self.traffic / device.bandwidth
 
 
 def training_work(shape: DecoderShape, window: Window, work: Pass) -> Work:
-    """Operations of one forward and backward pass.
+    """Work of one forward and backward pass.
 
     Gradients go through frozen products once, not twice as in ordinary training; checkpointing adds a forward
     pass of the layers.
@@ -199,12 +220,26 @@ def training_work(shape: DecoderShape, window: Window, work: Pass) -> Work:
     seen = (work.tokens + 1) / 2 + min(window.size, (work.tokens + 1) / 2)
     pairs = work.total_tokens * seen * shape.layers
     attention = 4 * pairs * shape.query_width * (forwards + BACKWARD_OF_ATTENTION)
-    return Work(matrix + head, attention)
+    passes = forwards + 2  # the backward pass moves what two forward passes do
+    traffic = passes * work.total_tokens * shape.layers * _layer_traffic(shape)
+    return Work(matrix + head, attention, traffic)
 
 
-def known_flops(device_name: str) -> float | None:
-    """Operations a second of a device that has a row in the table."""
-    return next((flops for name, flops in TENSOR_FLOPS.items() if name in device_name), None)
+def _layer_traffic(shape: DecoderShape) -> int:
+    """Bytes that a token moves in the plain operations of one layer's forward pass."""
+    rotated = shape.query_width + shape.kv_width
+    normed = 2 * shape.hidden + (rotated if shape.qk_norm else 0)
+    return (
+        NORM_TRAFFIC * normed
+        + ROTARY_TRAFFIC * rotated
+        + MLP_TRAFFIC * shape.intermediate
+        + RESIDUAL_TRAFFIC * 2 * shape.hidden
+    )
+
+
+def known_device(name: str) -> Device | None:
+    """A device that has a row in the table, by the name that torch gives it."""
+    return next((device for part, device in DEVICES.items() if part in name), None)
 
 
 def describe(config: TrainConfig, shape: DecoderShape, element_bytes: int, device_name: str) -> str:
@@ -224,9 +259,9 @@ def describe(config: TrainConfig, shape: DecoderShape, element_bytes: int, devic
         f"{gib(rollout_bytes(shape, rollouts, tokens, element_bytes))} GiB at the end of {rollouts} "
         "rollouts, prompts not counted"
     ]
-    flops = known_flops(device_name)
-    if flops is not None:
-        seconds = rollouts // rows * training_work(shape, config.train_window, work).seconds(flops)
+    device = known_device(device_name)
+    if device is not None:
+        seconds = rollouts // rows * training_work(shape, config.train_window, work).seconds(device)
         lines.append(f"forecast: {seconds:.1f} s of training a step on {device_name}, beside the rollouts")
     return "\n".join(lines)
 

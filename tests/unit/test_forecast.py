@@ -19,7 +19,7 @@ from rlkv.train.forecast import (
     checkpoint_bytes,
     describe,
     gib,
-    known_flops,
+    known_device,
     layer_bytes,
     mlp_bytes,
     norm_bytes,
@@ -139,11 +139,14 @@ def test_what_a_run_prints() -> None:
         f"forecast: {gib(training_bytes(shape, work))} GiB in a training pass of 4 x 32 tokens, "
         f"{gib(rollout_bytes(shape, 8, 32, 2))} GiB at the end of 8 rollouts, prompts not counted"
     )
-    seconds = 2 * training_work(shape, config.train_window, work).seconds(790e12)
+    device = known_device("NVIDIA H200")
+    assert device is not None
+    seconds = 2 * training_work(shape, config.train_window, work).seconds(device)
     assert lines[1] == f"forecast: {seconds:.1f} s of training a step on NVIDIA H200, beside the rollouts"
     assert len(describe(config, shape, 2, "cpu").splitlines()) == 1
 
 
 def test_devices() -> None:
-    assert known_flops("NVIDIA H200") == known_flops("NVIDIA H100 80GB HBM3")
-    assert known_flops("cpu") is None
+    h200, h100 = known_device("NVIDIA H200"), known_device("NVIDIA H100 80GB HBM3")
+    assert h200 and h100 and h200.flops == h100.flops and h200.bandwidth > h100.bandwidth
+    assert known_device("cpu") is None
