@@ -33,6 +33,7 @@ from rlkv.train.folder import (
 )
 from rlkv.train.forecast import DecoderShape, describe
 from rlkv.train.grpo import GateTrainer, grpo_arguments
+from rlkv.train.loading import loading
 from rlkv.train.progress import ProgressLine
 
 PACKAGES = ("rlkv", "torch", "transformers", "trl")
@@ -53,8 +54,9 @@ def train(config: TrainConfig) -> Path:
     claim_folder(out, config)
     set_seed(config.seed)
     logging.disable_progress_bar()  # of loading weights: it would tear through ours
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    with loading(config.model):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     attach_gates(model, config.train_window, config.init_gate)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(describe(config, DecoderShape.of(model.config), model.dtype.itemsize, device), file=sys.stderr)

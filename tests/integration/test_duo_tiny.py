@@ -104,6 +104,15 @@ def test_a_folder_of_other_settings_is_refused_and_kept(uninterrupted: Path) -> 
     assert (uninterrupted / "heads.json").read_bytes() == before
 
 
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    done = run([*command(tmp_path / "out"), "--model", str(tmp_path / "hollow")])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/hollow: cannot be loaded: ")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.full_matrix
 def test_two_processes_give_the_gates_of_one(uninterrupted: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

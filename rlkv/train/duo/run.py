@@ -27,6 +27,7 @@ from rlkv.train.folder import (
     mark_complete,
     write_heads,
 )
+from rlkv.train.loading import loading
 from rlkv.train.penalty import l1_norm
 
 PACKAGES = ("rlkv", "torch", "transformers", "deepspeed")
@@ -45,7 +46,8 @@ def train(config: DuoConfig) -> Path:
         UnsupportedError: the model's attention cannot be mixed.
     """
     out, path = Path(config.out), resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with loading(config.model):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     contexts = contexts_of(config, tokenizer)
     claim_folder(out, config)
     set_seed(config.seed)

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from rlkv.attention.gates import attach_gates, clamp_after_each_step, gate_parameters
 from rlkv.errors import ConfigError, RLKVError
 from rlkv.train.duo.config import DuoConfig
+from rlkv.train.loading import loading
 
 STATE = "deepspeed"
 """Folder of DeepSpeed's own state in a checkpoint."""
@@ -154,9 +155,7 @@ def _load_sharded(path: str, dtype: torch.dtype, settings: dict[str, Any]) -> Pr
     from transformers.integrations import HfDeepSpeedConfig
 
     sharding = HfDeepSpeedConfig(settings)  # from_pretrained shards as long as this object lives
-    try:
-        return AutoModel.from_pretrained(path, dtype=dtype)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        del sharding
+    with loading(path):
+        model = AutoModel.from_pretrained(path, dtype=dtype)
+    del sharding
+    return model

@@ -1,0 +1,21 @@
+"""A model that cannot be loaded, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rlkv.errors import ConfigError
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Say in one line what transformers says in many.
+
+    Raises:
+        ConfigError: the files of ``model`` are missing or are no model.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{model}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
