@@ -27,6 +27,19 @@ INSTALLED = find_spec("sglang") is not None
 MODEL = MODELS_FOLDER / "tiny-reasoner"
 VOCABULARY = range(5, 734)
 
+RUN_PARSER = """
+import sys
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import prepare_server_args
+load_plugins()
+for flags in sys.stdin.read().splitlines():
+    try:
+        prepare_server_args(sys.argv[1:] + flags.split())
+    except SystemExit as end:
+        print(f"status {end.code}", file=sys.stderr)
+"""
+"""Reads flags as a server would, one line at a time; importing SGLang takes longer than that."""
+
 
 class Server(launch.Server):
     """``rlkv serve`` of the tiny reasoner, with what tests ask of it."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from rlkv_eval.throughput.launch import free_port
+from rlkv_patches.sglang.serve import cpu_environment
 from safetensors.torch import save_file
 from sglang_server import INSTALLED, MODEL, Server, random_tokens
 from tiny_heads import heads_file
@@ -207,3 +213,145 @@ def test_wrong_updates_are_refused_and_the_old_gates_kept(mixed: Mixed, tmp_path
     assert mixed.server.cache()["gate_version"] == version == mixed.version
     [reply] = mixed.ask([prompt])
     assert reply["meta_info"]["cached_tokens"] == 89  # refused updates left the prefix cache as it was
+
+
+class Stream:
+    """A request whose first token has arrived."""
+
+    def __init__(self, server: Server, prompt: list[int], new_tokens: int) -> None:
+        sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
+        body = {"input_ids": prompt, "sampling_params": sampling, "stream": True, "return_logprob": True}
+        request = urllib.request.Request(
+            f"{server.url}/generate",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        self.reply = urllib.request.urlopen(request, timeout=300)
+        self.last = self._event(self.reply.readline())
+
+    def rest(self) -> dict[str, Any]:
+        """The whole reply, once it is complete."""
+        for line in self.reply:
+            self.last = self._event(line) or self.last
+        return self.last
+
+    @staticmethod
+    def _event(line: bytes) -> dict[str, Any]:
+        text = line.decode().removeprefix("data: ").strip()
+        return json.loads(text) if text.startswith("{") else {}
+
+
+def test_no_request_sees_two_versions(mixed: Mixed, tmp_path: Path) -> None:
+    """An update is refused while a request holds tokens, and accepted once all were aborted."""
+    prompt = random_tokens(random.Random(5), 40)
+    running = Stream(mixed.server, prompt, 300)
+    mixed.server.post("/pause_generation", {"mode": "in_place"})
+    save_file(named(random_gates(10)), tmp_path / "gates.safetensors")
+    status, answer = mixed.update(tmp_path, "between")
+    mixed.server.post("/continue_generation", {})
+    assert status == 400
+    assert "requests are running, expected none" in answer["message"]
+    reply = running.rest()
+    assert reply["meta_info"]["weight_version"] == mixed.version
+    assert len(reply["output_ids"]) == 300
+    assert_mixed(mixed.gates, prompt, reply)
+
+    running = Stream(mixed.server, prompt, 300)
+    mixed.server.post("/pause_generation", {"mode": "abort"})
+    assert running.rest()["meta_info"]["finish_reason"]["type"] == "abort"
+    mixed.replace(random_gates(10), tmp_path, "after an abort")
+    mixed.server.post("/continue_generation", {})
+    mixed.ask([prompt])
+
+
+TRAINER = """
+import json, sys, threading, urllib.error, urllib.request
+import torch
+from rlkv_eval.throughput.launch import free_port
+from safetensors.torch import load_file
+from sglang.srt.utils import init_custom_process_group
+
+url, ranks, meeting, version, path = sys.argv[1:]
+tensors = load_file(path)
+answers = []
+
+def post(route, body):
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url + route, json.dumps(body).encode(), kind)
+    try:
+        answers.append(json.loads(urllib.request.urlopen(request, timeout=120).read()))
+    except urllib.error.HTTPError as error:
+        answers.append(json.loads(error.read()))
+
+def meanwhile(route, body):
+    thread = threading.Thread(target=post, args=(route, body))
+    thread.start()
+    return thread
+
+world = 1 + int(ranks)
+where = {"master_address": "127.0.0.1", "master_port": int(meeting), "rank_offset": 1, "world_size": world}
+joining = meanwhile("/init_weights_update_group", {**where, "group_name": "gates", "backend": "gloo"})
+group = init_custom_process_group(
+    backend="gloo", init_method=f"tcp://127.0.0.1:{meeting}", world_size=world, rank=0, group_name="gates"
+)
+joining.join()
+for tag, sent in (("bad", {n: t + 1 for n, t in tensors.items()}), (version, tensors)):
+    body = {"names": list(sent), "dtypes": ["float32"] * len(sent), "group_name": "gates"}
+    body |= {"shapes": [list(t.shape) for t in sent.values()], "weight_version": tag}
+    updating = meanwhile("/update_weights_from_distributed", body)
+    for tensor in sent.values():
+        torch.distributed.broadcast(tensor, src=0, group=group)
+    updating.join()
+post("/update_weights_from_distributed", {**body, "group_name": "nobody"})
+print(json.dumps(answers))
+"""
+
+
+def update_through_a_group(mixed: Mixed, gates: torch.Tensor, folder: Path, ranks: int) -> None:
+    """A trainer in a process of its own broadcasts gates to the server; bad ones first, which are refused."""
+    save_file(named(gates), folder / "sent.safetensors")
+    where = [mixed.server.url, str(ranks), str(free_port()), "sent", str(folder / "sent.safetensors")]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINER, *where],
+        env={**os.environ, **cpu_environment(os.environ), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    joined, bad, good, unknown = json.loads(done.stdout.splitlines()[-1])
+    assert joined["success"], joined
+    assert not bad["success"]
+    assert "expected a number in [0, 1]; the old gates are kept" in bad["message"]
+    assert good["success"], good
+    assert not unknown["success"]
+    assert "Group nobody not in" in unknown["message"]
+    mixed.gates, mixed.version = gates, "sent"
+
+
+def test_an_update_through_a_process_group(mixed: Mixed, tmp_path: Path) -> None:
+    update_through_a_group(mixed, random_gates(11), tmp_path, ranks=1)
+    mixed.ask([random_tokens(random.Random(6), 100)])
+    assert mixed.server.cache()["gate_version"] == "sent"
+
+
+@pytest.mark.full_matrix
+def test_two_tensor_parallel_ranks(tmp_path: Path) -> None:
+    """Each rank has half of the gates; tokens and updates are those of one rank."""
+    path = heads_file(tmp_path / "heads.json")
+    flags = ["--rlkv-gates", str(path), "--weight-version", "first", "--max-total-tokens", "8192"]
+    server = Server([*flags, "--chunked-prefill-size", str(CHUNK), "--tp", "2"], tmp_path)
+    try:
+        mixed = Mixed(server, torch.tensor(HeadsFile.read(path).gates), "first")
+        rng = random.Random(7)
+        prompts = [random_tokens(rng, length) for length in (5, 64, 200)]
+        mixed.ask(prompts)
+        mixed.replace(random_gates(12), tmp_path, "from disk")
+        mixed.ask(prompts)
+        status, answer = mixed.update(tmp_path / "nowhere", "bad")
+        assert (status, answer["success"]) == (400, False)
+        update_through_a_group(mixed, random_gates(13), tmp_path, ranks=2)
+        mixed.ask(prompts)
+    finally:
+        server.stop()

@@ -14,7 +14,7 @@ from rlkv_eval.throughput.client import drive, random_prompts, server_info
 from rlkv_eval.throughput.config import FULL
 from rlkv_eval.throughput.run import cache_in_use
 from rlkv_patches.sglang.serve import cpu_environment
-from sglang_server import INSTALLED, MODEL, Server
+from sglang_server import INSTALLED, MODEL, RUN_PARSER, Server
 from tiny_heads import heads_file
 from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
 from typer.testing import CliRunner
@@ -138,18 +138,6 @@ REFUSED = {
     "--rlkv-request-tokens 9999": "--rlkv-request-tokens: found 9999, expected 1 to 2048",
     '--json-model-override-args {"num_key_value_heads":3}': "model.num_kv_heads is 6, expected 3",
 }
-
-RUN_PARSER = """
-import sys
-from sglang.srt.plugins import load_plugins
-from sglang.srt.server_args import prepare_server_args
-load_plugins()
-for flags in sys.stdin.read().splitlines():
-    try:
-        prepare_server_args(sys.argv[1:] + flags.split())
-    except SystemExit as end:
-        print(f"status {end.code}", file=sys.stderr)
-"""
 
 
 def other_models(folder: Path) -> dict[str, str]:
