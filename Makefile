@@ -46,7 +46,7 @@ test: sglang
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 # The larger matrices too; the last -m counts.
-test-full: areal
+test-full: areal lm-eval
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m "not gpu"
 
 check: setup

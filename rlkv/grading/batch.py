@@ -42,6 +42,12 @@ def grade_batch(
         if kind not in GRADERS:
             raise DataError(f"grader: found {kind!r}, expected one of {', '.join(GRADERS)}")
     rows = list(zip(responses, answers, each, strict=True))
-    # Sandboxes wait for one another only where there are fewer cores; the others take turns anyway.
-    with ThreadPoolExecutor(os.cpu_count() if CODE in each else 1) as pool:
-        return list(pool.map(lambda row: GRADERS[row[2]](row[0], row[1], thinking=thinking), rows))
+
+    def verdict(row: tuple[str, str, str]) -> Verdict:
+        response, answer, kind = row
+        return GRADERS[kind](response, answer, thinking=thinking)
+
+    if CODE not in each:  # math-verify has one process, and letters take no time
+        return [verdict(row) for row in rows]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(verdict, rows))

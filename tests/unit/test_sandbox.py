@@ -16,7 +16,7 @@ from rlkv.errors import RLKVError
 from rlkv.grading.sandbox import ALLOW_UNSANDBOXED, require_sandbox, run_tests
 
 LIMIT_S = 20.0
-SHORT_S = 2.0
+SHORT_S = 1.0
 SQUARE = "assert f(2) == 4\nassert f(3) == 9"
 
 
