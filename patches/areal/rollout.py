@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
@@ -32,6 +33,7 @@ from .config import GateRolloutConfig
 
 logger = logging.getLogger("GateRollout")
 
+START_POLL_S = 1.0
 FAILED_BATCHES = 4
 """Batches of prompts that may fail without one success before the run ends."""
 
@@ -87,6 +89,23 @@ class GateInfEngine(RemoteInfEngine):
         info = super().launch_server(server_args)
         self._server_args = dict(server_args)
         return info
+
+    def _wait_for_server(self, address: str, process: subprocess.Popen | None = None) -> None:
+        """AReaL's waits as long as it may, for a server too that has ended with an error.
+
+        Raises:
+            TrainingError: the server ended, or did not answer within ``setup_timeout``.
+        """
+        end = time.monotonic() + self.config.setup_timeout
+        while not self.check_health(f"http://{address}"):
+            if process is not None and process.poll() is not None:
+                raise TrainingError(
+                    f"the rollout server ended with status {process.returncode} before it answered, "
+                    "expected it to start: its last lines say why"
+                )
+            if time.monotonic() > end:
+                raise TrainingError(f"the rollout server did not answer in {self.config.setup_timeout:g} s")
+            time.sleep(START_POLL_S)
 
     async def agenerate(self, req: ModelRequest) -> ModelResponse:
         while True:

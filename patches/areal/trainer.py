@@ -67,8 +67,12 @@ class GateTrainer(PPOTrainer):
         self.first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
         self.model_config = AutoConfig.from_pretrained(experiment.actor.path)
         Path(experiment.cluster.name_resolve.nfs_record_root).mkdir(parents=True, exist_ok=True)
-        super().__init__(experiment, train_dataset=dataset)
-        self._go_on_from(checkpoint)
+        try:
+            super().__init__(experiment, train_dataset=dataset)
+            self._go_on_from(checkpoint)
+        except BaseException:
+            self._stop_workers()
+            raise
         line.start(self.first_step, config.steps)
 
     def workflow_settings(self) -> dict[str, Any]:
@@ -187,6 +191,13 @@ class GateTrainer(PPOTrainer):
             super().close()
         except (SchedulerError, RuntimeError) as error:
             logger.warning(f"stopping the workers: {error}")
+        finally:
+            self._stop_workers()
+
+    def _stop_workers(self) -> None:
+        """Stop those that are left: AReaL would do it when Python ends, too late for its threads."""
+        if getattr(self, "scheduler", None) is not None:
+            self.scheduler.delete_workers()
 
 
 class FromStep(Sampler[int]):

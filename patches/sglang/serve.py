@@ -94,11 +94,13 @@ def _cores_of_ranks(cores: list[int], ranks: int) -> str:
 
 
 def _page_size_and_ranks(flags: Sequence[str]) -> tuple[int, int]:
+    """Both from SGLang's flags; SGLang itself refuses what is no number."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--page-size", type=int, default=1)
-    parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", dest="ranks", type=int, default=1)
+    parser.add_argument("--page-size", default="1")
+    parser.add_argument("--tp", "--tp-size", "--tensor-parallel-size", dest="ranks", default="1")
     found = parser.parse_known_args(list(flags))[0]
-    return found.page_size, found.ranks
+    page_size, ranks = (int(text) if text.isdecimal() else 1 for text in (found.page_size, found.ranks))
+    return page_size, ranks
 
 
 def _has_gpu() -> bool:

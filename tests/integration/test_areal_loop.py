@@ -42,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(data: Path, out: Path, steps: int) -> Iterator[subprocess.Popen]:
+def running(
+    data: Path, out: Path, steps: int, flag: str = "--max-total-tokens=8192"
+) -> Iterator[subprocess.Popen]:
     """``rlkv train-areal`` on the tiny reasoner, with everything that it starts gone at the end."""
     settings = {
         "data": data,
@@ -54,7 +56,7 @@ def running(data: Path, out: Path, steps: int) -> Iterator[subprocess.Popen]:
         "learning-rate": 0.05,
         "max-new-tokens": 112,
         "tokens-per-micro-batch": 2048,
-        "server-flags": "--max-total-tokens=8192",
+        "server-flags": flag,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
     process = subprocess.Popen(
@@ -146,3 +148,15 @@ def test_server_killed_then_trainer_killed_then_started_again(data: Path, tmp_pa
     ]
     assert HeadsFile.read(out / "heads.json").provenance.steps == 6
     assert max(logged(out, "ppo_actor/update/logprob_gap")) < 1e-3
+
+
+@pytest.mark.full_matrix
+def test_server_that_does_not_start_ends_the_run_in_one_line(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with running(data, out, steps=3, flag="--page-size=7x") as process:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 2
+        assert not workers_of(out)
+    line = next(line for line in err.splitlines() if line.startswith("error: "))
+    assert f"{out}: the run did not start: " in line
+    assert "the rollout server ended with status 2 before it answered" in line

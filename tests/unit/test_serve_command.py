@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from rlkv_patches.sglang.serve import CPU_IMPORTS, cpu_environment, with_cpu_flags
+from rlkv_patches.sglang.serve import CPU_IMPORTS, cpu_environment, server_environment, with_cpu_flags
 
 
 def test_given_flags_win() -> None:
@@ -30,6 +30,11 @@ def test_environment_keeps_what_is_set() -> None:
 def test_pages_need_the_interpreter() -> None:
     assert "TRITON_INTERPRET" not in cpu_environment({}, page_size=1)
     assert cpu_environment({}, page_size=16)["TRITON_INTERPRET"] == "1"
+
+
+def test_a_flag_that_is_no_number_is_left_for_the_server_to_refuse() -> None:
+    flags = ["--page-size=7x", "--tp", "two"]
+    assert server_environment({"A": "1"}, flags) == {"A": "1", **cpu_environment({"A": "1"})}
 
 
 def test_ranks_are_told_their_cores() -> None:
