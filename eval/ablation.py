@@ -6,7 +6,7 @@ alone streams. The ranking is a heads file like any other; the run folder keeps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,29 +58,53 @@ def ablation_heads(
     Raises:
         DataError: the model solves none of the validation problems.
     """
+
+    def rank() -> tuple[torch.Tensor, str]:
+        solutions = right_solutions(config, part, engine)
+        pad, size = engine.checkpoint.tokenizer.pad_token_id, config.batch_size
+        batches = [
+            _collate(solutions[begin : begin + size], pad, engine.device)
+            for begin in range(0, len(solutions), size)
+        ]
+        falls = logprob_falls(engine.model, batches, window, watcher)
+        return as_gates(falls), f"{part.label}, {len(solutions)} solutions"
+
+    return ranked_heads(ABLATION, config, engine, window, settings, rank)
+
+
+def ranked_heads(
+    method: str,
+    config: EvalConfig,
+    engine: Engine,
+    window: Window,
+    settings: dict[str, Any],
+    rank: Callable[[], tuple[torch.Tensor, str]],
+) -> HeadsFile:
+    """A ranking by validation problems, as the run folder has it or made now.
+
+    Args:
+        method: its name.
+        config: of the comparison.
+        engine: with the model.
+        window: that the heads file recommends.
+        settings: of the comparison and the task, of which ``SHARED`` decide the ranking.
+        rank: makes the gates [num_layers, num_kv_heads], and says from what data.
+    """
     recipe = {name: settings[name] for name in SHARED}
-    recipe |= {"method": ABLATION, "problems": config.ablation_problems, "window": str(window)}
-    for kept in map(HeadsFile.read, kept_heads(config.out, ABLATION)):
+    recipe |= {"method": method, "problems": config.ablation_problems, "window": str(window)}
+    for kept in map(HeadsFile.read, kept_heads(config.out, method)):
         if kept.provenance.recipe == recipe:
             return kept
-    solutions = right_solutions(config, part, engine)
-    checkpoint = engine.checkpoint
-    batches = [
-        _collate(
-            solutions[begin : begin + config.batch_size], checkpoint.tokenizer.pad_token_id, engine.device
-        )
-        for begin in range(0, len(solutions), config.batch_size)
-    ]
-    falls = logprob_falls(engine.model, batches, window, watcher)
+    gates, data = rank()
     return HeadsFile(
-        model=ModelShape.from_config(checkpoint.model_config, model_id=config.model),
-        gates=tuple(map(tuple, as_gates(falls).tolist())),
+        model=ModelShape.from_config(engine.checkpoint.model_config, model_id=config.model),
+        gates=tuple(map(tuple, gates.tolist())),
         training_window=window,
         serving_window=window,
         recommended_sparsity=0.5,
         provenance=Provenance(
             recipe=recipe,
-            data=f"{part.label}, {len(solutions)} solutions",
+            data=data,
             steps=None,
             seed=config.seed,
             packages=settings["engine"]["packages"],

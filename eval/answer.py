@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlkv.generation import HeadSplit
+from rlkv.generation import CacheRecipe
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Answer:
         prompt_length: tokens of the prompt.
         finish_reason: ``stop`` or, at the token limit, ``length``.
         seed: of its sampling, None where greedy.
-        kv_bytes: bytes of keys and values held for it at its end.
-        cached_tokens: tokens that those bytes stand for.
+        kv_bytes: most bytes of keys and values held for it at any step.
+        kv_mean_bytes: the same, its mean over the steps.
+        cached_tokens: tokens of its sequence, the last one left out: it is never an input.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Answer:
     finish_reason: str
     seed: int | None
     kv_bytes: float
+    kv_mean_bytes: float
     cached_tokens: int
 
 
@@ -47,13 +49,17 @@ class Answerer(Protocol):
         """Every setting of the engine that changes an answer, as JSON values."""
 
     def answer(
-        self, problems: Sequence[str], split: HeadSplit | None, max_new_tokens: int, done: Collection[int]
+        self,
+        problems: Sequence[str],
+        recipe: CacheRecipe | None,
+        max_new_tokens: int,
+        done: Collection[int],
     ) -> Iterator[list[Answer]]:
         """Answer users' messages.
 
         Args:
             problems: messages.
-            split: the heads that stream, None for the stock attention and cache.
+            recipe: of the cache, None for the stock one.
             max_new_tokens: token limit of an answer.
             done: positions of the messages that need no answer.
 

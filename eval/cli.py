@@ -21,7 +21,7 @@ app = typer.Typer(help="Compare methods on tasks, with confidence intervals.", n
 
 app.command()(throughput)
 
-TABLE_WIDTH = 110
+TABLE_WIDTH = 118
 """Columns that the table needs; a folded row could not be read."""
 
 

@@ -16,7 +16,14 @@ from rlkv.window import Window
 from .parts import Part, parse_part
 
 FULL, RLKV, RANDOM, ABLATION, ALL_STREAMING = "full", "rlkv", "random", "ablation", "all-streaming"
-BUILT_IN_METHODS = (FULL, RLKV, RANDOM, ABLATION, ALL_STREAMING)
+KVZIP_HEADS = "kvzip-heads"
+DEFAULT_METHODS = (FULL, RLKV, RANDOM, ABLATION, ALL_STREAMING)
+TOKEN_DROPPERS = ("h2o", "snapkv", "streaming-llm", "kvzip", "r-kv", "random-attention")
+"""Methods that drop tokens, in process and at a budget only (``rlkv_eval.rivals``)."""
+BUILT_IN_METHODS = (*DEFAULT_METHODS, KVZIP_HEADS, *TOKEN_DROPPERS)
+
+GROWING, FIXED = "growing", "fixed"
+BUDGET_SCHEDULES = (GROWING, FIXED)
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -35,17 +42,21 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas.
+def shares(name: str) -> Callable[[str], tuple[float, ...]]:
+    """Reads numbers separated by commas.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: something else; names the option.
     """
-    try:
-        return tuple(float(number) for number in names(text))
-    except ValueError:
-        expected = "numbers in [0, 1] separated by commas"
-        raise ConfigError(f"sparsities: found {text!r}, expected {expected}") from None
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(number) for number in names(text))
+        except ValueError:
+            expected = "numbers in [0, 1] separated by commas"
+            raise ConfigError(f"{name}: found {text!r}, expected {expected}") from None
+
+    return read
 
 
 def listed(default: tuple, text: str, metavar: str, parser: Callable[[str], tuple] = names) -> Any:
@@ -80,9 +91,25 @@ class EvalConfig:
     split: str = setting("test", "Set of problems.")
     n: int | None = setting(None, "Problems of each task.", shown="the task's own number")
     samples: int = setting(1, "Answers to each problem; accuracy is then pass@1, their mean.")
-    methods: tuple[str, ...] = listed(BUILT_IN_METHODS, "Methods, or names given by --heads.", "NAME,…")
+    methods: tuple[str, ...] = listed(
+        DEFAULT_METHODS, f"Some of {', '.join(BUILT_IN_METHODS)}, or names given by --heads.", "NAME,…"
+    )
     sparsities: tuple[float, ...] = listed(
-        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "Fractions of KV heads that stream.", "NUMBER,…", numbers
+        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "Fractions of KV heads that stream.", "NUMBER,…", shares("sparsities")
+    )
+    budgets: tuple[float, ...] = listed(
+        (),
+        "Shares of full's KV bytes, the same for every method, in place of sparsities.",
+        "NUMBER,…",
+        shares("budgets"),
+    )
+    budget_schedule: str = setting(
+        GROWING,
+        "growing: the budget is a share of the sequence as it grows. fixed: token droppers keep "
+        "everything until the budget of a finished answer is used up.",
+    )
+    method_options: tuple[str, ...] = listed(
+        (), "Hyper-parameters of token droppers, such as r-kv.window=16.", "METHOD.NAME=NUMBER,…"
     )
     window: Window | None = setting(
         None,
@@ -115,9 +142,11 @@ class EvalConfig:
             part.task.check(part.level, self.split)
         _check_unique("tasks", tuple(part.label for part in self.parts))
         self._check_methods()
-        self._check_sparsities()
+        self._check_levels()
+        self._check_droppers()
         self._check_sampling()
         self._check_server()
+        _check_choice("budget_schedule", self.budget_schedule, BUDGET_SCHEDULES)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("device", self.device, DEVICES)
         for name in ("random_seeds", "ablation_problems", "batch_size", "samples", "concurrency"):
@@ -176,13 +205,30 @@ class EvalConfig:
                 )
         _check_unique("methods", self.methods)
 
-    def _check_sparsities(self) -> None:
+    def _check_levels(self) -> None:
         for sparsity in self.sparsities:
             if not 0 <= sparsity <= 1:
                 raise ConfigError(f"sparsity is {sparsity}, expected a number in [0, 1]")
+        for budget in self.budgets:
+            if not 0 < budget <= 1:
+                raise ConfigError(f"budget is {budget}, expected a number in (0, 1]")
         _check_unique("sparsities", self.sparsities)
-        if not self.sparsities and set(self.methods) - {FULL, ALL_STREAMING}:
+        _check_unique("budgets", self.budgets)
+        if self.budgets:
+            if FULL not in self.methods:
+                raise ConfigError(
+                    "budgets: full is not among the methods, expected it: the lengths of its answers set how "
+                    "many heads stream"
+                )
+        elif not self.sparsities and set(self.methods) - {FULL, ALL_STREAMING}:
             raise ConfigError("sparsities: none given, expected at least one number in [0, 1]")
+
+    def _check_droppers(self) -> None:
+        droppers = [name for name in self.methods if name in TOKEN_DROPPERS]
+        if droppers and not self.budgets:
+            raise ConfigError(f"method {droppers[0]}: drops tokens to a budget, expected --budgets")
+        if droppers and (self.serve or self.endpoint):
+            raise ConfigError(f"method {droppers[0]}: runs in process only, expected no server")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

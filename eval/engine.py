@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlkv.cache import use_hybrid_cache
 from rlkv.errors import ConfigError
-from rlkv.generation import Completion, HeadSplit, chat_prompt, generate_batched
+from rlkv.generation import CacheRecipe, Completion, chat_prompt, generate_batched
 from rlkv.heads import package_versions
 
 from .answer import Answer
@@ -36,7 +36,7 @@ def choose_device(wanted: str) -> str:
 
 
 class Engine:
-    """A model that answers prompts with the stock cache or with a hybrid one (an ``Answerer``).
+    """A model that answers prompts with the stock cache or with another one (an ``Answerer``).
 
     Attributes:
         unit: the batch size.
@@ -70,7 +70,7 @@ class Engine:
     def answer(
         self,
         problems: Sequence[str],
-        split: HeadSplit | None,
+        recipe: CacheRecipe | None,
         max_new_tokens: int,
         done: Collection[int] = (),
         greedy: bool = False,
@@ -79,14 +79,14 @@ class Engine:
 
         Args:
             problems: messages.
-            split: the heads that stream, None for the stock attention and cache.
+            recipe: of the cache, None for the stock one.
             max_new_tokens: token limit of an answer.
             done: the first messages, whole batches of them.
             greedy: whatever the sampling of the comparison is.
         """
         if len(done) == len(problems):
             return  # and no reason to load the model
-        if split is None:
+        if recipe is None:
             self.model.set_attn_implementation(STOCK_ATTENTION)
         else:
             use_hybrid_cache(self.model)
@@ -103,7 +103,7 @@ class Engine:
                 [chat_prompt(tokenizer, text) for text in batch],
                 max_new_tokens=max_new_tokens,
                 batch_size=config.batch_size,
-                split=split,
+                recipe=recipe,
                 temperature=temperature,
                 top_p=config.top_p,
             )
@@ -116,8 +116,6 @@ class Engine:
         self, start: int, batch: Sequence[str], completions: list[Completion], seed: int | None
     ) -> list[Answer]:
         lengths = [len(self.checkpoint.prompt_ids(text)) for text in batch]
-        # Every row of a batch caches the longest prompt and all of the longest answer but its last token.
-        cached = max(lengths) + max(len(c.token_ids) for c in completions) - 1
         return [
             Answer(
                 index=start + completion.index,
@@ -127,7 +125,8 @@ class Engine:
                 finish_reason=completion.finish_reason,
                 seed=seed,
                 kv_bytes=completion.kv_bytes,
-                cached_tokens=cached,
+                kv_mean_bytes=completion.kv_mean_bytes,
+                cached_tokens=length + len(completion.token_ids) - 1,
             )
             for completion, length in zip(completions, lengths, strict=True)
         ]

@@ -38,6 +38,7 @@ class Entry:
         seed: of the draw, None for every method but random.
         file: answers.
         heads: heads file behind the mask, None where there is none.
+        budget: share of full's KV bytes, None where the sparsity was asked for.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Entry:
     seed: int | None
     file: str
     heads: str | None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def create(folder: Path) -> None:
         raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
 
 
-def result_path(task: str, name: str, sparsity: float, identity: dict[str, Any]) -> str:
+def result_path(task: str, name: str, level: str, identity: dict[str, Any]) -> str:
     """File of a result, relative to the run folder."""
-    return f"results/{task.replace(':', '-')}-{name}-{sparsity:g}-{digest(identity)[:HASH_LENGTH]}.jsonl"
+    return f"results/{task.replace(':', '-')}-{name}-{level}-{digest(identity)[:HASH_LENGTH]}.jsonl"
 
 
 def keep_heads(folder: Path, name: str, heads: HeadsFile) -> str:
@@ -127,7 +129,8 @@ def _replaced(old: Entry, entries: list[Entry]) -> bool:
     """Whether a run answers the same again, or with other heads under the same name."""
     same_method = [entry for entry in entries if entry.method == old.method]
     return any(
-        (entry.task, entry.sparsity, entry.seed) == (old.task, old.sparsity, old.seed)
+        (entry.task, entry.sparsity, entry.seed, entry.budget)
+        == (old.task, old.sparsity, old.seed, old.budget)
         or entry.heads != old.heads
         for entry in same_method
     )
@@ -159,7 +162,7 @@ def read_results(folder: Path, run: Run) -> list[Result]:
             continue
         _, samples = read_journal(folder / entry.file)
         if samples:
-            step = Step(entry.method, entry.sparsity, entry.seed)
+            step = Step(entry.method, entry.sparsity, entry.seed, entry.budget)
             num_problems, draws = run.tasks[entry.task]["num_problems"], run.settings["samples"]
             results.append(summarise(entry.task, step, samples, num_problems, draws, entry.file))
     return with_shares(results)

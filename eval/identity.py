@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlkv.errors import ConfigError
-from rlkv.generation import HeadSplit
+from rlkv.generation import CacheRecipe, HeadSplit
 
 from .config import EvalConfig
 from .parts import Part
@@ -66,23 +66,24 @@ def task_settings(config: EvalConfig, part: Part) -> dict[str, Any]:
     }
 
 
-def identity(shared: dict[str, Any], task: dict[str, Any], split: HeadSplit | None) -> dict[str, Any]:
+def identity(shared: dict[str, Any], task: dict[str, Any], recipe: CacheRecipe | None) -> dict[str, Any]:
     """The identity of one method at one sparsity on one task: the mask itself counts, not its name.
 
     Args:
         shared: from ``settings``.
         task: from ``task_settings``.
-        split: the heads that stream, None for the stock cache.
+        recipe: of the cache, None for the stock one.
     """
-    if split is None:
-        return {"settings": shared, "task": task, "cache": "full"}
-    return {
-        "settings": shared,
-        "task": task,
-        "cache": "hybrid",
-        "window": str(split.window),
-        "heads": head_rows(split),
-    }
+    return {"settings": shared, "task": task, **_cache(recipe)}
+
+
+def _cache(recipe: CacheRecipe | None) -> dict[str, Any]:
+    if recipe is None:
+        return {"cache": "full"}
+    if isinstance(recipe, HeadSplit):
+        return {"cache": "hybrid", "window": str(recipe.window), "heads": head_rows(recipe)}
+    # As it will be read from the file: JSON has lists in place of tuples.
+    return {"cache": "dropping", **json.loads(json.dumps(asdict(cast(Any, recipe))))}
 
 
 def head_rows(split: HeadSplit) -> list[str]:

@@ -13,7 +13,16 @@ from rlkv.errors import ConfigError, HeadsFileError
 from rlkv.heads import HeadsFile, ModelShape, random_mask, resolve, streaming_mask
 from rlkv.window import Window
 
-from .config import ABLATION, ALL_STREAMING, FULL, RANDOM, RLKV, EvalConfig
+from .config import (
+    ABLATION,
+    ALL_STREAMING,
+    FULL,
+    KVZIP_HEADS,
+    RANDOM,
+    RLKV,
+    TOKEN_DROPPERS,
+    EvalConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -24,19 +33,29 @@ class Step:
         method: name of the method.
         sparsity: fraction of KV heads that stream.
         seed: of the draw, None for every method but random.
+        budget: share of full's KV bytes that the method keeps to; None where the sparsity was asked for. The
+            sparsity then follows from it (``Comparison.at_budget``), and is 0 before and for token droppers.
     """
 
     method: str
     sparsity: float
     seed: int | None = None
+    budget: float | None = None
 
     @property
     def name(self) -> str:
         """For files and people, such as ``random-2`` for the draw of seed 2."""
         return self.method if self.seed is None else f"{self.method}-{self.seed}"
 
+    @property
+    def level(self) -> str:
+        """What the method was asked to save, for files and people."""
+        return f"{self.sparsity:g}" if self.budget is None else f"budget-{self.budget:g}"
+
     def __str__(self) -> str:
-        return self.name if self.method in (FULL, ALL_STREAMING) else f"{self.name} at {self.sparsity:g}"
+        if self.method in (FULL, ALL_STREAMING):
+            return self.name
+        return f"{self.name} at {self.level.replace('-', ' ')}"
 
 
 def plan(config: EvalConfig) -> list[Step]:
@@ -45,16 +64,24 @@ def plan(config: EvalConfig) -> list[Step]:
     Full answers are the shortest and judge the rest; all-streaming ones run to the token limit; ablation has
     to rank the heads first; one random draw shows the level, the others its spread.
     """
-    sparsities = sorted(config.sparsities)
+    levels: list[tuple[float, float | None]] = [(sparsity, None) for sparsity in sorted(config.sparsities)]
+    if config.budgets:
+        levels = [(0.0, budget) for budget in sorted(config.budgets, reverse=True)]
+
+    def steps_of(method: str, seed: int | None = None) -> list[Step]:
+        return [Step(method, sparsity, seed, budget) for sparsity, budget in levels]
+
     names = dict.fromkeys([*config.methods, *config.heads])
     steps = [Step(FULL, 0.0)] if FULL in names else []
     from_files = [name for name in names if name in {RLKV, *config.heads}]
-    steps += [Step(name, sparsity) for name in from_files for sparsity in sparsities]
     draws = range(config.random_seeds) if RANDOM in names else range(0)
-    steps += [Step(RANDOM, sparsity, seed) for seed in draws[:1] for sparsity in sparsities]
-    steps += [Step(ABLATION, sparsity) for sparsity in sparsities if ABLATION in names]
+    dropping = [name for name in names if name in TOKEN_DROPPERS]
+    ranked = [name for name in (KVZIP_HEADS, ABLATION) if name in names]
+    steps += [step for name in from_files for step in steps_of(name)]
+    steps += [step for seed in draws[:1] for step in steps_of(RANDOM, seed)]
+    steps += [step for name in [*dropping, *ranked] for step in steps_of(name)]
     steps += [Step(ALL_STREAMING, 1.0)] if ALL_STREAMING in names else []
-    return steps + [Step(RANDOM, sparsity, seed) for seed in draws[1:] for sparsity in sparsities]
+    return steps + [step for seed in draws[1:] for step in steps_of(RANDOM, seed)]
 
 
 def streaming_heads(step: Step, shape: ModelShape, heads: Mapping[str, HeadsFile]) -> torch.Tensor | None:
@@ -111,7 +138,7 @@ def choose_window(config: EvalConfig, heads: Mapping[str, HeadsFile]) -> Window 
     """
     if config.window is not None:
         return config.window
-    if not heads and set(config.methods) == {FULL}:
+    if not heads and not set(config.methods) - {FULL, *TOKEN_DROPPERS}:
         return None
     recommended = {str(file.serving_window) for file in heads.values()}
     if len(recommended) != 1:

@@ -1,4 +1,4 @@
-"""Accuracy against sparsity, a panel a task, a line a method."""
+"""Accuracy against sparsity, or against the budget, a panel a task, a line a method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlkv.errors import DataError
 
-from .config import ABLATION, ALL_STREAMING, FULL, RANDOM, RLKV
+from .config import ABLATION, ALL_STREAMING, FULL, KVZIP_HEADS, RANDOM, RLKV, TOKEN_DROPPERS
 from .results import Result
 
 if TYPE_CHECKING:
@@ -17,9 +17,21 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#33373d", "#d9dce1"
 
-COLOURS = {FULL: INK, RLKV: "#0072b2", ABLATION: "#d55e00", RANDOM: "#009e73", ALL_STREAMING: "#cc79a7"}
 OTHER_COLOURS = ("#e69f00", "#56b4e9", "#7f5539", "#6a51a3")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, and two dark tones beyond it."""
+DROPPER_COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539")
+COLOURS = {
+    FULL: INK,
+    RLKV: "#0072b2",
+    ABLATION: "#d55e00",
+    RANDOM: "#009e73",
+    ALL_STREAMING: "#cc79a7",
+    KVZIP_HEADS: "#6a51a3",
+    **dict(zip(TOKEN_DROPPERS, DROPPER_COLOURS, strict=True)),
+}
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, and two dark tones beyond it. Token
+droppers take the same colours again, with dashed lines."""
+
+DASHES = (0, (4, 2))
 
 MARKERS = {RLKV: "o", ABLATION: "s", RANDOM: "^", ALL_STREAMING: "D"}
 
@@ -58,29 +70,38 @@ def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
 
 
 def _draw_task(axes: Axes, results: Sequence[Result], title: str) -> None:
+    if any(result.budget is not None for result in results):
+        results = [r for r in results if r.method == FULL or r.budget is not None]
     _prepare(axes, results, title)
     methods = list(dict.fromkeys(result.method for result in results if result.method != FULL))
     spare = iter(OTHER_COLOURS * len(methods))
     labels = []
     for method in methods:
         colour = COLOURS.get(method) or next(spare)
-        own = sorted((r for r in results if r.method == method), key=lambda r: r.sparsity)
+        own = sorted((r for r in results if r.method == method), key=_saving)
         height = _draw_draws(axes, own, colour) if method == RANDOM else _draw_line(axes, own, colour)
-        labels.append((height, own[-1].sparsity, method, colour))
+        labels.append((height, own[-1].level, method, colour))
     for result in results:
         if result.method == FULL:
             _draw_full(axes, result)
     _label(axes, labels)
 
 
+def _saving(result: Result) -> float:
+    """Orders results by what they save, which the picture shows from left to right."""
+    return result.sparsity if result.budget is None else -result.budget
+
+
 def _prepare(axes: Axes, results: Sequence[Result], title: str) -> None:
-    sparsities = sorted({result.sparsity for result in results if result.method != FULL}) or [0.0, 1.0]
-    span = max(sparsities[-1] - sparsities[0], 0.1)
-    axes.set_xlim(sparsities[0] - 0.05 * span, sparsities[-1] + LABEL_ROOM * span)
-    axes.set_xticks(sparsities, [f"{sparsity:g}" for sparsity in sparsities])
+    budgets = any(result.budget is not None for result in results)
+    levels = sorted({r.level for r in results if r.method != FULL}, reverse=budgets) or [0.0, 1.0]
+    span = (-1 if budgets else 1) * max(abs(levels[-1] - levels[0]), 0.1)
+    axes.set_xlim(levels[0] - 0.05 * span, levels[-1] + LABEL_ROOM * span)
+    axes.set_xticks(levels, [f"{level:g}" for level in levels])
     axes.set_ylim(-0.02, 1.06)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20%", "40%", "60%", "80%", "100%"])
-    axes.set_xlabel("sparsity (share of KV heads that stream)", color=INK)
+    what = "budget (share of full's KV bytes)" if budgets else "sparsity (share of KV heads that stream)"
+    axes.set_xlabel(what, color=INK)
     axes.set_ylabel("accuracy, 95% interval", color=INK)
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -107,9 +128,11 @@ def _draw_full(axes: Axes, full: Result) -> None:
 
 def _draw_line(axes: Axes, results: list[Result], colour: str) -> float:
     """One line with error bars; returns the height of its last point."""
-    x, y = [r.sparsity for r in results], [r.accuracy for r in results]
+    x, y = [r.level for r in results], [r.accuracy for r in results]
     errors = [[r.accuracy - r.low for r in results], [r.high - r.accuracy for r in results]]
     style: Any = {"color": colour, "marker": MARKERS.get(results[0].method, "v"), "markersize": 5}
+    if results[0].method in TOKEN_DROPPERS:
+        style["linestyle"] = DASHES
     axes.errorbar(x, y, yerr=errors, linewidth=1.8, elinewidth=1.1, capsize=2.5, **style)
     return y[-1]
 
@@ -118,8 +141,8 @@ def _draw_draws(axes: Axes, results: list[Result], colour: str) -> float:
     """A line through the mean of the draws, each draw a faint dot; returns the height of its last point."""
     groups: dict[float, list[float]] = {}
     for result in results:
-        groups.setdefault(result.sparsity, []).append(result.accuracy)
-    x, y = [r.sparsity for r in results], [r.accuracy for r in results]
+        groups.setdefault(result.level, []).append(result.accuracy)
+    x, y = [r.level for r in results], [r.accuracy for r in results]
     axes.scatter(x, y, color=colour, alpha=0.35, s=14, linewidth=0)
     means = [fmean(group) for group in groups.values()]
     axes.plot(list(groups), means, color=colour, marker=MARKERS[RANDOM], markersize=5, linewidth=1.8)
@@ -129,9 +152,9 @@ def _draw_draws(axes: Axes, results: list[Result], colour: str) -> float:
 def _label(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
     """Write each method's name to the right of its last point, apart where they would overlap."""
     taken: dict[float, float] = {}
-    for height, sparsity, method, colour in sorted(labels):
-        place = max(height, taken.get(sparsity, -1.0) + LABEL_GAP)
-        taken[sparsity] = place
+    for height, level, method, colour in sorted(labels):
+        place = max(height, taken.get(level, -1.0) + LABEL_GAP)
+        taken[level] = place
         text = "random (mean of dots)" if method == RANDOM else method
         style: Any = {"color": colour, "fontsize": 9, "va": "center"}
-        axes.annotate(text, (sparsity, place), xytext=(9, 0), textcoords="offset points", **style)
+        axes.annotate(text, (level, place), xytext=(9, 0), textcoords="offset points", **style)

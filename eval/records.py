@@ -30,8 +30,9 @@ class Sample:
         finish_reason: ``stop``, or ``length`` at the token limit.
         repetitive: by the task's definition.
         seed: of its sampling, None where greedy.
-        kv_bytes: bytes of keys and values held for it at its end (``Answer.kv_bytes``).
-        cached_tokens: tokens that those bytes stand for.
+        kv_bytes: most bytes of keys and values held for it at any step (``Answer.kv_bytes``).
+        kv_mean_bytes: the same, its mean over the steps.
+        cached_tokens: tokens of its sequence, the last one left out.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Sample:
     repetitive: bool
     seed: int | None
     kv_bytes: float
+    kv_mean_bytes: float
     cached_tokens: int
 
 

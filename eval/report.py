@@ -14,7 +14,7 @@ from rich.table import Table
 from rlkv.errors import DataError
 from rlkv.heads import HeadsFile, heat_map, streaming_mask
 
-from .config import ALL_STREAMING, FULL, RANDOM, RLKV
+from .config import ALL_STREAMING, FULL, RANDOM, RLKV, TOKEN_DROPPERS
 from .folder import Run, read_results, read_run, write_text
 from .plots import plot_accuracy
 from .results import Result
@@ -23,6 +23,7 @@ COLUMNS = (
     *("method", "sparsity", "accuracy", "95% interval", "length"),
     *("overlong", "repetitive", "KV KiB", "KV of full"),
 )
+BUDGET = "budget"
 
 SUMMARY_FILE, ACCURACY_FILE, HEADS_FILE = "summary.json", "accuracy.png", "heads.png"
 
@@ -59,29 +60,30 @@ def table(results: Sequence[Result], title: str) -> Table:
     """Method by sparsity; draws of random share a row, their lowest and highest in place of an interval."""
     lines = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     lines.padding = (0, 2, 0, 0)
-    for name in COLUMNS:
+    budgets = any(result.budget is not None for result in results)
+    for name in (COLUMNS[0], BUDGET, *COLUMNS[1:]) if budgets else COLUMNS:
         lines.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     previous = None
-    for (method, sparsity), group in grouped(results).items():
+    for (method, _), group in grouped(results).items():
         if previous not in (None, method):
             lines.add_section()
-        lines.add_row(*_cells(method if method != previous else "", sparsity, group))
+        lines.add_row(*_cells(method if method != previous else "", group, budgets))
         previous = method
     return lines
 
 
 def grouped(results: Sequence[Result]) -> dict[tuple[str, float], list[Result]]:
-    """Results by method and sparsity: full, RLKV, then the others as they come, each by sparsity."""
+    """Results by method and level: full, RLKV, then the others as they come, what saves least first."""
     others = [r.method for r in results if r.method not in (RANDOM, ALL_STREAMING)]
     methods = [FULL, RLKV, *others, RANDOM, ALL_STREAMING]
     order = {name: place for place, name in reversed(list(enumerate(methods)))}
     groups: dict[tuple[str, float], list[Result]] = {}
-    for result in sorted(results, key=lambda r: (order[r.method], r.sparsity, r.seed or 0)):
-        groups.setdefault((result.method, result.sparsity), []).append(result)
+    for result in sorted(results, key=lambda r: (order[r.method], -(r.budget or 0), r.level, r.seed or 0)):
+        groups.setdefault((result.method, result.level), []).append(result)
     return groups
 
 
-def _cells(method: str, sparsity: float, group: list[Result]) -> list[str]:
+def _cells(method: str, group: list[Result], budgets: bool) -> list[str]:
     interval = f"[{group[0].low:.1%}, {group[0].high:.1%}]"
     if len(group) > 1:
         lowest, highest = (pick(r.accuracy for r in group) for pick in (min, max))
@@ -89,9 +91,12 @@ def _cells(method: str, sparsity: float, group: list[Result]) -> list[str]:
     elif not group[0].finished:
         interval += f" of first {group[0].num_problems}"
     shares = [r.kv_share for r in group if r.kv_share is not None]
+    first = group[0]
+    budget = [] if not budgets else ["-" if first.budget is None else f"{first.budget:g}"]
     return [
         method,
-        f"{sparsity:g}",
+        *budget,
+        "-" if first.method in TOKEN_DROPPERS else f"{first.sparsity:.3g}",
         f"{_mean(group, 'accuracy'):.1%}",
         interval,
         f"{_mean(group, 'mean_length'):.0f}",

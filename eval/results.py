@@ -21,6 +21,7 @@ class Result:
         method: name of the method.
         sparsity: fraction of KV heads that stream.
         seed: of the draw, None for every method but random.
+        budget: share of full's KV bytes that the method keeps to, None where the sparsity was asked for.
         num_problems: answered so far, each by at least one sample.
         num_answers: so far.
         finished: whether that is all of them.
@@ -33,10 +34,12 @@ class Result:
         overlong: share of answers cut off at the token limit.
         repetitive: share of answers that the task calls repetitive.
         unparsed: share of answers in which the grader found nothing to compare.
-        kv_bytes: mean bytes of KV that an answer held at its end, measured from the cache's tensors.
-        kv_bytes_per_token: the same, per token that the cache stood for.
-        kv_share: ``kv_bytes_per_token`` in terms of full's, None without full. Per token, because a method
-            whose answers run away holds more bytes for more tokens.
+        kv_bytes: most bytes of KV that an answer held at any step, measured from the cache's tensors (mean
+            over answers).
+        kv_mean_bytes: the same, the mean over the steps in place of the most.
+        kv_bytes_per_token: ``kv_bytes`` by the tokens of the sequences.
+        kv_share: ``kv_bytes_per_token`` in terms of full's, None without full: the share of what the full
+            cache would hold for the same sequences, so that answers that run away do not count as savings.
         file: of the answers, relative to the run folder.
     """
 
@@ -44,6 +47,7 @@ class Result:
     method: str
     sparsity: float
     seed: int | None
+    budget: float | None
     num_problems: int
     num_answers: int
     finished: bool
@@ -56,9 +60,15 @@ class Result:
     repetitive: float
     unparsed: float
     kv_bytes: float
+    kv_mean_bytes: float
     kv_bytes_per_token: float
     kv_share: float | None
     file: str
+
+    @property
+    def level(self) -> float:
+        """What the method was asked for: the budget, or else the sparsity."""
+        return self.sparsity if self.budget is None else self.budget
 
 
 def summarise(
@@ -83,6 +93,7 @@ def summarise(
         method=step.method,
         sparsity=step.sparsity,
         seed=step.seed,
+        budget=step.budget,
         num_problems=len(by_problem),
         num_answers=len(samples),
         finished=len(samples) == num_problems * draws,
@@ -95,6 +106,7 @@ def summarise(
         repetitive=fmean(sample.repetitive for sample in samples),
         unparsed=fmean(sample.extracted is None for sample in samples),
         kv_bytes=fmean(sample.kv_bytes for sample in samples),
+        kv_mean_bytes=fmean(sample.kv_mean_bytes for sample in samples),
         kv_bytes_per_token=sum(s.kv_bytes for s in samples) / sum(s.cached_tokens for s in samples),
         kv_share=None,
         file=file,

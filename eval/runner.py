@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from rlkv.errors import ConfigError
-from rlkv.generation import HeadSplit
-from rlkv.heads import ModelShape
+from rlkv.generation import CacheRecipe, HeadSplit
+from rlkv.heads import HeadsFile, ModelShape
 from rlkv.window import Window
 
 from .ablation import ablation_heads
 from .answer import Answer, Answerer
 from .checkpoint import Checkpoint, locate
-from .config import ABLATION, EvalConfig
+from .config import ABLATION, FIXED, FULL, KVZIP_HEADS, TOKEN_DROPPERS, EvalConfig
 from .engine import Engine
 from .folder import Entry, Run, create, keep_heads, read_results, read_run, result_path, write_run
 from .identity import identity, settings, task_settings
+from .kvzip_heads import kvzip_heads
 from .methods import Step, choose_window, load_heads, plan, streaming_heads
 from .parts import Part
 from .progress import Silent, Watcher
-from .records import Sample, open_journal
+from .records import Sample, open_journal, read_journal
 from .results import Result, summarise
+from .rivals.budget import Budget, sparsity_of
+from .rivals.recipe import Dropping, droppers
 from .tasks import Example
 
 SERVER_LOG = "server.log"
@@ -57,6 +62,8 @@ class Comparison:
         self.shape = ModelShape.from_config(checkpoint.model_config, model_id=config.model)
         self.settings = settings(config, checkpoint.folder, self.engine.settings())
         self.tasks = {part.label: task_settings(config, part) for part in config.parts}
+        self.droppers = droppers(config.method_options)
+        self._full: dict[str, str] = {}  # files of full's answers, by task
         self.examples = {part.label: _examples(config, part) for part in config.parts}
 
     def run(self) -> list[Result]:
@@ -71,58 +78,86 @@ class Comparison:
     def _answer_all(self, steps: list[Step]) -> None:
         self.watcher.planned(len(steps) * self.config.samples * sum(map(len, self.examples.values())))
         entries: list[Entry] = []
-        for step in steps:  # outside, because a server with another cache takes its time to start
-            split = self.split(step)
+        for planned in steps:  # outside, because a server with another cache takes its time to start
             for part in self.config.parts:
-                entries.append(self._entry(part, step, split))
+                step = self.at_budget(part, planned)
+                recipe = self.recipe(part, step)
+                entries.append(self._entry(part, step, recipe))
                 self._publish(entries)
-                self._answer(part, step, split, entries[-1].file)
+                self._answer(part, step, recipe, entries[-1].file)
+                if step.method == FULL:
+                    self._full[part.label] = entries[-1].file
+
+    def at_budget(self, part: Part, step: Step) -> Step:
+        """The step with the sparsity that its budget asks for on a task, once full has answered it."""
+        if step.budget is None or step.method in TOKEN_DROPPERS:
+            return step
+        heads = self.shape.num_layers * self.shape.num_kv_heads
+        length = self._full_length(part)
+        return replace(step, sparsity=sparsity_of(step.budget, heads, length, self._known_window()))
+
+    def _full_length(self, part: Part) -> float:
+        """Mean tokens that the full cache held at the end of an answer."""
+        _, samples = read_journal(self.config.out / self._full[part.label])
+        return fmean(sample.cached_tokens for sample in samples)
+
+    def recipe(self, part: Part, step: Step) -> CacheRecipe | None:
+        """The cache of a step on a task, None for the stock one."""
+        if step.method in TOKEN_DROPPERS:
+            assert step.budget is not None, "EvalConfig refuses token droppers without budgets"
+            fixed = self.config.budget_schedule == FIXED
+            budget = Budget(step.budget, round(self._full_length(part)) if fixed else 0)
+            return Dropping(step.method, self.droppers[step.method], budget)
+        return self.split(step)
 
     def split(self, step: Step) -> HeadSplit | None:
-        """The heads that stream in a step; ablation ranks them first, on the first task's problems."""
-        if step.method == ABLATION and ABLATION not in self.heads:
-            part = self.config.parts[0]
-            engine = self.engine if isinstance(self.engine, Engine) else Engine(self.config, self.checkpoint)
-            recipe = self.settings | self.tasks[part.label] | {"engine": engine.settings()}
-            self.heads[ABLATION] = ablation_heads(
-                self.config, part, engine, self._known_window(), recipe, self.watcher
-            )
+        """The heads that stream in a step; some methods rank them first, on the first task's problems."""
+        if step.method in (ABLATION, KVZIP_HEADS) and step.method not in self.heads:
+            self.heads[step.method] = self._rank(step.method)
         streaming = streaming_heads(step, self.shape, self.heads)
         return None if streaming is None else HeadSplit(streaming, self._known_window())
 
-    def _entry(self, part: Part, step: Step, split: HeadSplit | None) -> Entry:
+    def _rank(self, method: str) -> HeadsFile:
+        part, window = self.config.parts[0], self._known_window()
+        engine = self.engine if isinstance(self.engine, Engine) else Engine(self.config, self.checkpoint)
+        settings = self.settings | self.tasks[part.label] | {"engine": engine.settings()}
+        if method == ABLATION:
+            return ablation_heads(self.config, part, engine, window, settings, self.watcher)
+        return kvzip_heads(self.config, part, engine, window, settings)
+
+    def _entry(self, part: Part, step: Step, recipe: CacheRecipe | None) -> Entry:
         """A step's place in the run folder."""
         own = self.heads.get(step.method)
         heads = keep_heads(self.config.out, step.method, own) if own else None
-        path = result_path(part.label, step.name, step.sparsity, self._identity(part, split))
-        return Entry(part.label, step.method, step.sparsity, step.seed, path, heads)
+        path = result_path(part.label, step.name, step.level, self._identity(part, recipe))
+        return Entry(part.label, step.method, step.sparsity, step.seed, path, heads, step.budget)
 
-    def _identity(self, part: Part, split: HeadSplit | None) -> dict[str, Any]:
-        return identity(self.settings, self.tasks[part.label], split)
+    def _identity(self, part: Part, recipe: CacheRecipe | None) -> dict[str, Any]:
+        return identity(self.settings, self.tasks[part.label], recipe)
 
     def _publish(self, entries: list[Entry]) -> None:
         window = None if self.window is None else str(self.window)
         write_run(self.config.out, Run(self.config.model, window, self.settings, self.tasks, list(entries)))
 
-    def _answer(self, part: Part, step: Step, split: HeadSplit | None, file: str) -> None:
+    def _answer(self, part: Part, step: Step, recipe: CacheRecipe | None, file: str) -> None:
         """Bring the file of a step to its full number of answers."""
         num_problems, draws = len(self.examples[part.label]), self.config.samples
         count, path = num_problems * draws, self.config.out / file
-        with open_journal(path, self._identity(part, split), count, self.engine.unit) as journal:
+        with open_journal(path, self._identity(part, recipe), count, self.engine.unit) as journal:
             title = str(step) if len(self.config.parts) == 1 else f"{part.label} {step}"
             self.watcher.started(title, count, len(journal.samples))
             done = {sample.index for sample in journal.samples}
-            for samples in self._samples(part, split, done):
+            for samples in self._samples(part, recipe, done):
                 journal.append(samples)
                 self.watcher.advanced(len(samples))
             figures = summarise(part.label, step, journal.samples, num_problems, draws, file)
             self.watcher.finished(title, figures)
 
-    def _samples(self, part: Part, split: HeadSplit | None, done: set[int]) -> Iterator[list[Sample]]:
+    def _samples(self, part: Part, recipe: CacheRecipe | None, done: set[int]) -> Iterator[list[Sample]]:
         """The graded answers that are missing, some at a time."""
         examples = [example for example in self.examples[part.label] for _ in range(self.config.samples)]
         prompts = [example.prompt for example in examples]
-        for answers in self.engine.answer(prompts, split, self.config.token_limit(part), done):
+        for answers in self.engine.answer(prompts, recipe, self.config.token_limit(part), done):
             yield self._grade(part, [examples[answer.index] for answer in answers], answers)
 
     def _grade(self, part: Part, examples: list[Example], answers: list[Answer]) -> list[Sample]:
@@ -143,6 +178,7 @@ class Comparison:
                 repetitive=part.task.repetition.holds(answer.token_ids),
                 seed=answer.seed,
                 kv_bytes=answer.kv_bytes,
+                kv_mean_bytes=answer.kv_mean_bytes,
                 cached_tokens=answer.cached_tokens,
             )
             for example, answer, verdict in rows

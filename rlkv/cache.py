@@ -20,6 +20,7 @@ from rlkv.attention.layout import SequenceLayout
 from rlkv.attention.mixed import grouped_attention
 from rlkv.attention.registry import layout_mask, resolve_layout
 from rlkv.errors import UnsupportedError
+from rlkv.kv_meter import token_bytes
 from rlkv.window import Window
 from rlkv.window_slots import WindowSlots
 
@@ -56,6 +57,10 @@ class HybridCache(Cache):
     def nbytes(self) -> int:
         """Bytes of keys and values that the cache holds on its device."""
         return sum(layer.nbytes() for layer in self.hybrid_layers)
+
+    def bytes_in_use(self, lengths: torch.Tensor) -> torch.Tensor:
+        """int64 [B]: bytes that each row's own tokens use, given how many it has passed."""
+        return cast(torch.Tensor, sum(layer.bytes_in_use(lengths) for layer in self.hybrid_layers))
 
     def reset(self) -> None:
         """Let go of everything; the next pass may have a batch of another size."""
@@ -200,6 +205,12 @@ class HybridLayer(CacheLayerMixin):
         if not self.is_initialized:
             return 0
         return sum(t.nbytes for t in (self.keys, self.values, self.window_keys, self.window_values))
+
+    def bytes_in_use(self, lengths: torch.Tensor) -> torch.Tensor:
+        """int64 [B]: this layer's part of ``HybridCache.bytes_in_use``."""
+        in_window = lengths.clamp(max=self.window_keys.shape[2])
+        full, streaming = (self.keys, self.values), (self.window_keys, self.window_values)
+        return lengths * token_bytes(*full) + in_window * token_bytes(*streaming)
 
     def get_seq_length(self) -> int:
         return self.length

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from rlkv.cache import HybridCache
+from rlkv.kv_meter import KVMeter
 from rlkv.window import Window
+
+
+class CacheRecipe(Protocol):
+    """How the cache of a batch is made; its attention is that of ``use_hybrid_cache``."""
+
+    def new_cache(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> Cache:
+        """An empty cache for these prompts, int64 [B, T] both, padded on the left."""
 
 
 @dataclass(frozen=True)
 class HeadSplit:
-    """Which KV heads stream, and over which window; what a ``HybridCache`` is made from.
+    """Which KV heads stream, and over which window; the recipe of a ``HybridCache``.
 
     Attributes:
         streaming: bool [num_layers, num_kv_heads].
@@ -24,6 +34,11 @@ class HeadSplit:
 
     streaming: torch.Tensor
     window: Window
+
+    def new_cache(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> HybridCache:
+        return HybridCache(self.streaming, self.window)
 
 
 @dataclass(frozen=True)
@@ -35,14 +50,16 @@ class Completion:
         text: decoded without special tokens other than the model's own think tags.
         token_ids: new tokens, the end-of-sequence token included where the model wrote one.
         finish_reason: ``stop`` or, at the token limit, ``length``.
-        kv_bytes: bytes of keys and values that its batch's cache held at the end, divided by the batch size.
+        kv_bytes: most bytes of keys and values that it held at any step (``rlkv.kv_meter``).
+        kv_mean_bytes: the same, its mean over the steps.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
-    kv_bytes: float
+    kv_bytes: int
+    kv_mean_bytes: float
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
@@ -59,16 +76,16 @@ def generate_batched(
     *,
     max_new_tokens: int,
     batch_size: int,
-    split: HeadSplit | None = None,
+    recipe: CacheRecipe | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
 ) -> Iterator[list[Completion]]:
     """Answer every prompt, a batch at a time, in the given order.
 
     Args:
-        model: prepared by ``use_hybrid_cache`` if and only if ``split`` is given.
+        model: prepared by ``use_hybrid_cache`` if and only if a recipe is given.
         prompts: rendered by ``chat_prompt``.
-        split: the heads that stream; None keeps the full cache of transformers.
+        recipe: of the cache; None is the full cache of transformers.
         temperature: 0 is greedy; sampling draws from torch's global generator, seed it before.
 
     Yields:
@@ -83,20 +100,25 @@ def generate_batched(
         inputs = tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
         )
-        inputs = inputs.to(model.device)
-        cache: Cache = DynamicCache() if split is None else HybridCache(split.streaming, split.window)
+        ids, mask = (inputs[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        cache = DynamicCache() if recipe is None else recipe.new_cache(model, ids, mask)
+        stops = set(_stop_ids(model))
+        meter = KVMeter(cache, mask.sum(dim=-1), stops)
         tokens = cast(Any, model).generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=ids,
+            attention_mask=mask,
             past_key_values=cache,
+            stopping_criteria=[meter],
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             **sampling,
         )
-        answers = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-        kv_bytes = cache_bytes(cache) / len(texts)
-        stops = set(_stop_ids(model))
-        yield [_completion(begin + i, ids, stops, tokenizer, kv_bytes) for i, ids in enumerate(answers)]
+        answers = tokens[:, ids.shape[1] :].tolist()
+        held = zip(meter.peak.tolist(), meter.mean().tolist(), strict=True)
+        yield [
+            _completion(begin + row, new, stops, tokenizer, *kv_bytes)
+            for row, (new, kv_bytes) in enumerate(zip(answers, held, strict=True))
+        ]
 
 
 def cache_bytes(cache: Cache) -> int:
@@ -112,9 +134,15 @@ def _stop_ids(model: PreTrainedModel) -> list[int]:
 
 
 def _completion(
-    index: int, ids: list[int], stops: set[int], tokenizer: PreTrainedTokenizerBase, kv_bytes: float
+    index: int,
+    ids: list[int],
+    stops: set[int],
+    tokenizer: PreTrainedTokenizerBase,
+    kv_bytes: int,
+    kv_mean_bytes: float,
 ) -> Completion:
     end = next((i + 1 for i, token in enumerate(ids) if token in stops), None)
     kept = tuple(ids if end is None else ids[:end])
     text = cast(str, tokenizer.decode(list(kept), skip_special_tokens=True))
-    return Completion(index, text, kept, "length" if end is None else "stop", kv_bytes)
+    finish_reason = "length" if end is None else "stop"
+    return Completion(index, text, kept, finish_reason, kv_bytes, kv_mean_bytes)

@@ -12,6 +12,7 @@ from rlkv.attention.layout import PADDING, SequenceLayout
 from rlkv.attention.mixed import grouped_attention
 from rlkv.cache import NewTokens
 from rlkv.errors import UnsupportedError
+from rlkv.kv_meter import token_bytes
 
 from .attention import received_attention
 from .base import Held, TokenDropper
@@ -39,23 +40,25 @@ class DroppingCache(Cache):
         attention_mask: torch.Tensor,
     ) -> None:
         given = method.read_prompt(model, input_ids, attention_mask)
-        config = model.config.get_text_config()
-        count = config.num_hidden_layers
+        count = model.config.get_text_config().num_hidden_layers
         self.dropping_layers = [
             DroppingLayer(method, budget, count, given[index] if given else None) for index in range(count)
         ]
-        prompts = attention_mask.sum(dim=-1)
         # A method that looked at the whole prompt before it dropped any of it has held the whole prompt.
-        self._held_at_prompt = prompts * (count * config.num_key_value_heads if given else 0)
+        self.reads_prompt = given is not None
         super().__init__(layers=list(self.dropping_layers))
 
-    def slots_in_use(self, lengths: torch.Tensor) -> torch.Tensor:
-        """int64 [B]: token slots that each row uses, those of all KV heads of all layers together."""
-        return cast(torch.Tensor, sum(layer.slots.held() for layer in self.dropping_layers))
+    def bytes_in_use(self, lengths: torch.Tensor) -> torch.Tensor:
+        """int64 [B]: bytes that each row's tokens use; after the prompt, those that reading it took, if more.
 
-    def slots_at_prompt(self) -> torch.Tensor:
-        """int64 [B]: slots that each row needed while the method read the prompt, beyond any forward pass."""
-        return self._held_at_prompt
+        Args:
+            lengths: int64 [B], tokens that each row has passed (``rlkv.kv_meter``).
+        """
+        held = cast(torch.Tensor, sum(layer.slots.bytes_held() for layer in self.dropping_layers))
+        if self.reads_prompt and self.dropping_layers[0].only_prompt:
+            whole = sum(token_bytes(x.slots.keys, x.slots.values) for x in self.dropping_layers)
+            return torch.maximum(held, lengths * whole)
+        return held
 
     def nbytes(self) -> int:
         """Bytes of keys and values that the cache holds on its device."""
@@ -198,6 +201,11 @@ class DroppingLayer(CacheLayerMixin):
         # The longest row has no padding, so its count is known without asking the device.
         most = max(1, self.budget.most(self.length + ahead) - ahead)
         self.slots.keep(self.method.scores(held), counts, most)
+
+    @property
+    def only_prompt(self) -> bool:
+        """Whether no token has come after the prompt yet."""
+        return self.length == self.prompt_columns
 
     def get_seq_length(self) -> int:
         return self.length

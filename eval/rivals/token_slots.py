@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from rlkv.kv_meter import token_bytes
+
 EMPTY = -1
 
 
@@ -63,9 +65,10 @@ class TokenSlots:
         self.marks = {name: mark.gather(2, slots) for name, mark in self.marks.items()}
         self.marks["positions"].masked_fill_(empty, EMPTY)
 
-    def held(self) -> torch.Tensor:
-        """int64 [B]: tokens held, each head's counted on its own."""
-        return self.filled.sum(dim=(1, 2))
+    def bytes_held(self) -> torch.Tensor:
+        """int64 [B]: bytes of the tokens held, empty slots left out."""
+        a_slot = token_bytes(self.keys[:, :1], self.values[:, :1])
+        return self.filled.sum(dim=(1, 2)) * a_slot
 
     def nbytes(self) -> int:
         """Bytes of keys and values."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rlkv.generation import HeadSplit
+from rlkv.generation import CacheRecipe, HeadSplit
 from rlkv.heads import HeadsFile, ModelShape, Provenance, package_versions
 from rlkv.planner import CacheShape
 
@@ -50,7 +51,11 @@ class RunningServer:
         }
 
     def answer(
-        self, problems: Sequence[str], split: HeadSplit | None, max_new_tokens: int, done: Collection[int]
+        self,
+        problems: Sequence[str],
+        recipe: CacheRecipe | None,
+        max_new_tokens: int,
+        done: Collection[int],
     ) -> Iterator[list[Answer]]:
         """Answer users' messages, as they are ready; see ``Answerer``.
 
@@ -62,6 +67,7 @@ class RunningServer:
         missing = sorted(set(range(len(problems))) - set(done))
         if not missing:
             return  # and no reason to look at the server
+        split = _split(recipe)
         check_server(self.info, config.model, self.checkpoint, config.dtype, split)
         prompts = {index: self.checkpoint.prompt_ids(problems[index]) for index in missing}
         requests = [Request(index, prompts[index], self._seed(index)) for index in missing]
@@ -93,6 +99,7 @@ class RunningServer:
             finish_reason=reply.finish_reason,
             seed=self._seed(reply.index),
             kv_bytes=cost.of(cached),
+            kv_mean_bytes=fmean(cost.of(length) for length in range(len(prompt), cached + 1)),
             cached_tokens=cached,
         )
 
@@ -124,7 +131,11 @@ class OwnServer:
         }
 
     def answer(
-        self, problems: Sequence[str], split: HeadSplit | None, max_new_tokens: int, done: Collection[int]
+        self,
+        problems: Sequence[str],
+        recipe: CacheRecipe | None,
+        max_new_tokens: int,
+        done: Collection[int],
     ) -> Iterator[list[Answer]]:
         """Answer users' messages from a server with that cache; see ``Answerer``.
 
@@ -132,7 +143,7 @@ class OwnServer:
             DataError: it does not start, or fails.
         """
         if len(done) < len(problems):
-            yield from self.start(split).answer(problems, split, max_new_tokens, done)
+            yield from self.start(_split(recipe)).answer(problems, recipe, max_new_tokens, done)
 
     def close(self) -> None:
         """End the server that runs."""
@@ -152,6 +163,11 @@ class OwnServer:
             self._running = RunningServer(self.config, self.checkpoint, self._server.url)
             self._rows = rows
         return self._running
+
+
+def _split(recipe: CacheRecipe | None) -> HeadSplit | None:
+    assert recipe is None or isinstance(recipe, HeadSplit), "EvalConfig refuses other caches of a server"
+    return recipe
 
 
 class _KVCost:

@@ -117,9 +117,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _messages(data: Dataset) -> Dataset:
-    """The columns of the workflow: the prompt as messages for the template, and what the reward needs."""
+    """The columns of the workflow: the prompt as messages, so that the chat template applies."""
     from datasets import Dataset
 
     messages = [[{"role": "user", "content": text}] for text in data["prompt"]]
-    columns = {name: data[name] for name in ("answer", "grader") if name in data.column_names}
-    return Dataset.from_dict({"messages": messages, **columns})
+    return Dataset.from_dict({"messages": messages, "answer": data["answer"]})

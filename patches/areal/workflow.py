@@ -10,17 +10,16 @@ from areal.api import ModelResponse
 from areal.utils import stats_tracker
 from areal.workflow.rlvr import RLVRWorkflow
 
-from rlkv.grading import MATH, grade_batch
+from rlkv.grading import grade
 
 
-def reward(text: str, answer: str, grader: str = MATH) -> float:
+def reward(text: str, answer: str) -> float:
     """1 for a response whose final answer is right, else 0; the grader's time limit holds here too."""
-    [verdict] = grade_batch([text], [answer], kinds=grader)
-    return float(verdict.correct)
+    return float(grade(text, answer).correct)
 
 
 class GradedWorkflow(RLVRWorkflow):
-    """AReaL's single-turn workflow on rows with ``messages``, ``answer`` and perhaps ``grader``.
+    """AReaL's single-turn workflow on rows with ``messages`` and ``answer``.
 
     AReaL would grade in a pool of processes with a time limit for each; the grader has a process and a limit
     of its own.
@@ -30,7 +29,7 @@ class GradedWorkflow(RLVRWorkflow):
         self, resp: ModelResponse, prompt_str: str, task_data: dict[str, Any]
     ) -> float:
         text = self.tokenizer.decode(resp.output_tokens, skip_special_tokens=True)
-        value = await asyncio.to_thread(reward, text, task_data["answer"], task_data.get("grader", MATH))
+        value = await asyncio.to_thread(reward, text, task_data["answer"])
         scope = stats_tracker.get(workflow_context.stat_scope())
         scope.scalar(cut=float(resp.stop_reason == "length"), response_tokens=float(resp.output_len))
         return value

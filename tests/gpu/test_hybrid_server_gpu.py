@@ -164,7 +164,7 @@ def test_accuracy_of_the_tiny_reasoner_is_the_references(serving: Serving) -> No
         texts,
         max_new_tokens=ANSWER_TOKENS,
         batch_size=PROBLEMS,
-        split=split,
+        recipe=split,
     )
     expected = [completion.text for batch in batches for completion in batch]
     right = [

@@ -56,7 +56,7 @@ def complete(split: HeadSplit | None, count: int = 48) -> list[Completion]:
     if split is not None:
         use_hybrid_cache(model)
     prompts = [chat_prompt(tokenizer, p.prompt) for p in islice(generate("easy", "test", 0), count)]
-    batches = generate_batched(model, tokenizer, prompts, max_new_tokens=112, batch_size=count, split=split)
+    batches = generate_batched(model, tokenizer, prompts, max_new_tokens=112, batch_size=count, recipe=split)
     return [completion for batch in batches for completion in batch]
 
 

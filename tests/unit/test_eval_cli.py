@@ -54,6 +54,7 @@ def refusal(*arguments: str) -> str:
 
 MODEL = ("--model", "model")
 RLKV = (*MODEL, "--methods", "rlkv")
+DROPPERS = (*MODEL, "--methods", "full,r-kv", "--budgets", "0.5")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,17 @@ RLKV = (*MODEL, "--methods", "rlkv")
         ),
         (("--sparsities", ","), "sparsities: none given"),
         (("--sparsities", "0.5,.5"), "sparsities: 0.5 given twice"),
+        (("--budgets", "0.5,1.5"), "budget is 1.5, expected a number in (0, 1]"),
+        (("--budgets", "half"), "budgets: found 'half', expected numbers in [0, 1] separated by commas"),
+        (("--budgets", "0.5", "--methods", "rlkv"), "budgets: full is not among the methods, expected it"),
+        (("--budget-schedule", "slow"), "budget_schedule is 'slow', expected one of growing, fixed"),
+        (("--methods", "full,h2o"), "method h2o: drops tokens to a budget, expected --budgets"),
+        ((*DROPPERS, "--serve"), "method r-kv: runs in process only, expected no server"),
+        ((*DROPPERS, "--method-options", "window=8"), "found 'window=8', expected METHOD.NAME=NUMBER"),
+        ((*DROPPERS, "--method-options", "rkv.window=8"), "method is 'rkv', expected one of h2o, snapkv,"),
+        ((*DROPPERS, "--method-options", "r-kv.width=8"), "r-kv has window, interval, importance, kernel"),
+        ((*DROPPERS, "--method-options", "r-kv.window=x"), "r-kv.window is 'x', expected a number"),
+        ((*DROPPERS, "--method-options", "r-kv.window=-1"), "r-kv.window is -1, expected at least 0"),
         (("--n", "9"), "n is 9, expected at least 10"),
         (("--batch-size", "0"), "batch_size is 0, expected at least 1"),
         (("--random-seeds", "0"), "random_seeds is 0, expected at least 1"),

@@ -24,6 +24,9 @@ n: 20
 samples: 2
 methods: full,rlkv
 sparsities: [0.5, 1]
+budgets: 0.8,0.5
+budget-schedule: fixed
+method-options: [r-kv.window=4]
 window: 4+28
 seed: 3
 random-seeds: 2
@@ -54,6 +57,8 @@ def test_every_option_can_be_written(tmp_path: Path) -> None:
     assert config.heads == {"rlkv": "heads.json", "duo": "duo.json"}
     assert (config.tasks, config.methods) == (("tiny:easy", "tiny:hard"), ("full", "rlkv"))
     assert (config.sparsities, config.window) == ((0.5, 1.0), Window(4, 28))
+    assert (config.budgets, config.budget_schedule) == ((0.8, 0.5), "fixed")
+    assert config.method_options == ("r-kv.window=4",)
     assert (config.temperature, config.top_p, config.thinking) == (1.0, 0.95, False)
     assert (config.n, config.samples, config.seed, config.batch_size) == (20, 2, 3, 7)
     assert (config.serve, config.server_flags, config.concurrency) == (True, "--page-size 16", 5)

@@ -19,7 +19,7 @@ IDENTITY: dict[str, Any] = {"settings": {"model": "m"}, "cache": "full"}
 
 def samples(begin: int, end: int, text: str = "x") -> list[Sample]:
     return [
-        Sample(i, f"id{i}", text, "7", True, "equal", 9, 3, "stop", False, None, 1024.5, 33)
+        Sample(i, f"id{i}", text, "7", True, "equal", 9, 3, "stop", False, None, 1024.5, 900.5, 33)
         for i in range(begin, end)
     ]
 

@@ -25,7 +25,9 @@ SHAPE = ModelShape("model", None, "qwen3", 3, 2, 4, 16)
 
 
 def sample(index: int, **changed: Any) -> Sample:
-    base = Sample(index, f"id{index}", "text", "7", True, "equal", 9, 10, "stop", False, None, 1000.0, 50)
+    base = Sample(
+        index, f"id{index}", "text", "7", True, "equal", 9, 10, "stop", False, None, 1000.0, 900.0, 50
+    )
     return replace(base, **changed)
 
 
@@ -47,6 +49,19 @@ def test_plan_puts_the_telling_and_cheap_first() -> None:
             "random-0 at 0.5",
         ),
         *("ablation at 0.3", "ablation at 0.5", "all-streaming", "random-1 at 0.3", "random-1 at 0.5"),
+    ]
+
+
+def test_plan_at_budgets_takes_what_saves_least_first() -> None:
+    methods = ("full", "rlkv", "random", "r-kv", "kvzip-heads")
+    config = EvalConfig(out=Path("run"), methods=methods, budgets=(0.5, 0.8), random_seeds=1)
+    assert [str(step) for step in plan(config)] == [
+        "full",
+        *(
+            f"{name} at budget {budget}"
+            for name in ("rlkv", "random-0", "r-kv", "kvzip-heads")
+            for budget in (0.8, 0.5)
+        ),
     ]
 
 

@@ -54,6 +54,29 @@ def test_bytes_are_those_of_the_cache(tokenizer: PreTrainedTokenizerBase) -> Non
     (full,) = next(generate_batched(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1))
     use_hybrid_cache(model)
     split = HeadSplit(torch.ones(3, 2, dtype=torch.bool), window)
-    (small,) = next(generate_batched(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1, split=split))
+    (small,) = next(
+        generate_batched(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1, recipe=split)
+    )
     per_token = 3 * 2 * 8 * 2 * 4  # layers, KV heads, head_dim, keys and values, float32
     assert (full.kv_bytes, small.kv_bytes) == (length * per_token, window.size * per_token)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_a_row_holds_the_bytes_of_its_own_tokens_alone(
+    tokenizer: PreTrainedTokenizerBase, hybrid: bool
+) -> None:
+    """Neither padding nor the batch's longer answers count, and peak and mean are those of the steps."""
+    model, window = model_for(tokenizer), Window(2, 3)
+    recipe = HeadSplit(torch.tensor([[True, False]] * 3), window) if hybrid else None
+    if hybrid:
+        use_hybrid_cache(model)
+    model.generation_config.eos_token_id = list(range(0, len(tokenizer), 7))  # answers of several lengths
+    prompts = [f"What is lemon? {'lemon ' * count}" for count in (1, 9, 4, 20, 2, 0)]
+    (answers,) = generate_batched(model, tokenizer, prompts, max_new_tokens=12, batch_size=6, recipe=recipe)
+    assert len({len(answer.token_ids) for answer in answers}) > 1
+    for prompt, answer in zip(prompts, answers, strict=True):
+        begin = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        lengths = range(begin, begin + len(answer.token_ids))  # the last new token is never passed
+        slots = [3 * (n + min(n, window.size) if hybrid else 2 * n) for n in lengths]
+        held = [count * 8 * 2 * 4 for count in slots]
+        assert (answer.kv_bytes, answer.kv_mean_bytes) == (held[-1], pytest.approx(sum(held) / len(held)))
