@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -87,8 +89,11 @@ class Mixed:
     def update(self, folder: Path, version: str | None, **options: Any) -> tuple[int, dict[str, Any]]:
         """Status and answer of an update from disk."""
         body = {"model_path": str(folder), "weight_version": version, **options}
+        return self.post("/update_weights_from_disk", body)
+
+    def post(self, route: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         try:
-            return 200, self.server.post("/update_weights_from_disk", body)
+            return 200, self.server.post(route, body)
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
 
@@ -210,6 +215,11 @@ def test_wrong_updates_are_refused_and_the_old_gates_kept(mixed: Mixed, tmp_path
         status, answer = mixed.update(folder, tag)
         assert status == 400
         assert expected in answer["message"]
+    nothing = base64.b64encode(pickle.dumps([])).decode()
+    body = {"serialized_named_tensors": [nothing], "load_format": "direct", "weight_version": "bad"}
+    status, answer = mixed.post("/update_weights_from_tensor", body)
+    assert status == 400
+    assert "found an update by tensors, expected one from disk or distributed" in answer["message"]
     assert mixed.server.cache()["gate_version"] == version == mixed.version
     [reply] = mixed.ask([prompt])
     assert reply["meta_info"]["cached_tokens"] == 89  # refused updates left the prefix cache as it was

@@ -28,8 +28,8 @@ def scheduler_hooks() -> list[Hook]:
         Hook(f"{MODEL_UPDATER}.update_weights_from_disk", "around", updates.read_from_disk),
         Hook(f"{SCHEDULER_UPDATER}.update_weights_from_disk", "around", updates.apply_received),
         Hook(f"{SCHEDULER_UPDATER}.update_weights_from_distributed", "around", updates.apply_received),
-        Hook(f"{SCHEDULER_UPDATER}.update_weights_from_tensor", "around", updates.apply_received),
-        Hook(f"{SCHEDULER_UPDATER}.update_weights_from_ipc", "around", updates.refuse_ipc),
+        Hook(f"{SCHEDULER_UPDATER}.update_weights_from_tensor", "around", updates.refuse_route),
+        Hook(f"{SCHEDULER_UPDATER}.update_weights_from_ipc", "around", updates.refuse_route),
         Hook("sglang.srt.managers.scheduler.Scheduler.get_internal_state", "after", server_info.add_gates),
     ]
 

@@ -64,10 +64,15 @@ def apply_received(original: Callable[..., Any], manager: Any, request: Any) -> 
     return result
 
 
-def refuse_ipc(original: Callable[..., Any], manager: Any, request: Any) -> Any:
-    """No gates through the checkpoint engine (around ``update_weights_from_ipc``)."""
-    message = f"gates: found an update over IPC, expected one from disk, distributed or tensors; {KEPT}"
-    return _answer(request, message)
+def refuse_route(original: Callable[..., Any], manager: Any, request: Any) -> Any:
+    """No gates by the other routes (around ``update_weights_from_tensor`` and ``_ipc``).
+
+    They can write parameters without ``load_weights``, so that nothing would be checked.
+    """
+    route = "tensors" if "Tensor" in type(request).__name__ else "IPC"
+    return _answer(
+        request, f"gates: found an update by {route}, expected one from disk or distributed; {KEPT}"
+    )
 
 
 def keep_model_name(original: Callable[..., None], manager: Any, model_path: str, load_format: str) -> None:
