@@ -77,7 +77,8 @@ class TableTask(Task):
         shipped = str(self.data_dir) == SAMPLES and not self.data_dir.is_dir()
         folder = (Path(__file__).parent / SAMPLES if shipped else self.data_dir.expanduser()) / self.name
         if not folder.is_dir():
-            copy = f"hf download {self.repo} --repo-type dataset --local-dir {folder}"
+            revision = f" --revision {self.commit}" if self.commit else ""
+            copy = f"hf download {self.repo} --repo-type dataset{revision} --local-dir {folder}"
             raise DataError(f"{folder}: no such folder, expected a copy of {self.repo} ({copy})")
         return folder
 
@@ -134,7 +135,7 @@ def _newest_commit(repo: str) -> str:
     try:
         commit = HfApi().dataset_info(repo).sha
     except (HfHubHTTPError, OSError) as error:
-        found = str(error).strip().splitlines()[0]
+        found = str(error).strip().splitlines()[0].rstrip(".")
         raise DataError(
             f"{repo}: cannot be read from the hub: {found}; expected it there or --data-dir"
         ) from error
