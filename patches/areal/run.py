@@ -117,8 +117,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _messages(data: Dataset) -> Dataset:
-    """The columns of the workflow: the prompt as messages, so that the chat template applies."""
+    """The columns of the workflow: the prompt as messages for the template, and what the reward needs."""
     from datasets import Dataset
 
     messages = [[{"role": "user", "content": text}] for text in data["prompt"]]
-    return Dataset.from_dict({"messages": messages, "answer": data["answer"]})
+    columns = {name: data[name] for name in ("answer", "grader") if name in data.column_names}
+    return Dataset.from_dict({"messages": messages, **columns})

@@ -12,6 +12,8 @@ import typer
 from rlkv.data.buckets import PAPER_BUCKETS, Bucket, Selection, parse_buckets
 from rlkv.data.source import BOXED_INSTRUCTION
 from rlkv.errors import ConfigError, DataError
+from rlkv.grading import CODE, GRADERS, MATH
+from rlkv.grading.sandbox import require_sandbox
 from rlkv.tiny.problems import DEFAULT_LEVEL, LEVELS
 
 if TYPE_CHECKING:
@@ -30,11 +32,12 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class Source:
-    """Problems, how many there are (None: no end), and what identifies them in a journal."""
+    """Problems, how many there are (None: no end), what identifies them in a journal, and their grader."""
 
     problems: Iterator[Problem]
     size: int | None
     identity: dict[str, Any]
+    grader: str = MATH
 
 
 @app.command(no_args_is_help=True)
@@ -66,6 +69,9 @@ def data(
     instruction: Annotated[
         str, typer.Option(help=f"Text put below each problem (not for '{TINY_SOURCE}'); may be empty.")
     ] = BOXED_INSTRUCTION,
+    grader: Annotated[
+        str, typer.Option(help=f"How answers are graded (not for '{TINY_SOURCE}'): {', '.join(GRADERS)}.")
+    ] = MATH,
     levels: Annotated[
         str, typer.Option(help=f"Levels of '{TINY_SOURCE}', comma-separated: {', '.join(LEVELS)}.")
     ] = DEFAULT_LEVEL,
@@ -131,6 +137,7 @@ def data(
             (problem_column, answer_column),
             instruction=instruction,
             seed=seed,
+            grader=grader,
         )
     )
     limit = max_problems if max_problems is not None or found.size else TINY_MAX_PROBLEMS
@@ -198,7 +205,7 @@ def _run(
     _make_folder(out)
     with Journal(out / "journal.jsonl", identity) as journal, data_view.Progress(buckets) as progress:
         collect(source.problems, solve, journal, selection, max_problems=max_problems, report=progress.show)
-        save_training_data(selection, out, seed, identity)
+        save_training_data(selection, out, seed, identity, source.grader)
     data_view.print_summary(selection, out)
 
 
@@ -213,10 +220,21 @@ def _tiny_source(levels: str, seed: int) -> Source:
 
 
 def _table_source(
-    source: str, revision: str | None, split: str, columns: tuple[str, str], *, instruction: str, seed: int
+    source: str,
+    revision: str | None,
+    split: str,
+    columns: tuple[str, str],
+    *,
+    instruction: str,
+    seed: int,
+    grader: str,
 ) -> Source:
     from rlkv.data import read_table, table_problems
 
+    if grader not in GRADERS:
+        raise ConfigError(f"--grader: found {grader!r}, expected one of {', '.join(GRADERS)}")
+    if grader == CODE:
+        require_sandbox()
     table = read_table(source, columns, revision, split)
     identity = {
         "source": source,
@@ -225,8 +243,10 @@ def _table_source(
         "rows": len(table),
         "columns": list(columns),
         "instruction": instruction,
+        "grader": grader,
     }
-    return Source(table_problems(table, *columns, instruction, seed), len(table), identity)
+    problems = table_problems(table, *columns, instruction, seed, grader)
+    return Source(problems, len(table), identity, grader)
 
 
 def _make_folder(out: Path) -> None:

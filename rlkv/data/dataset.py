@@ -12,12 +12,16 @@ from rlkv import atomic
 from rlkv.data.buckets import Selection
 from rlkv.data.source import import_datasets, read_table
 from rlkv.errors import DataError
+from rlkv.grading import MATH
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("prompt", "answer", "response_length", "bucket")
-"""The user's text, the right answer, the tokens of the model's response, the index of its bucket."""
+"""The user's text, the right answer, the tokens of the model's response, the index of its bucket.
+
+A column ``grader`` may say how answers are graded (``rlkv.grading.GRADERS``); without it as mathematics.
+"""
 
 MARKER = "state.json"
 """The file without which ``datasets`` does not take a folder for a data set; it comes last."""
@@ -44,8 +48,8 @@ licence of their source.
 
 The model was asked {asked} problems and solved {solved}, a share of {share:.1%}.
 
-Columns: `prompt` (the user's text), `answer`, `response_length` (tokens of the model's response, its end
-token included), `bucket` (index into the table above).
+Columns: `prompt` (the user's text), `answer`, `grader` (of the answer), `response_length` (tokens of the
+model's response, its end token included), `bucket` (index into the table above).
 
 Made with:
 
@@ -55,8 +59,17 @@ Made with:
 """
 
 
-def save_training_data(selection: Selection, folder: Path, seed: int, identity: Mapping[str, Any]) -> Dataset:
+def save_training_data(
+    selection: Selection, folder: Path, seed: int, identity: Mapping[str, Any], grader: str = MATH
+) -> Dataset:
     """Write the kept samples in curriculum order, with a card; a kill leaves no half-written data set.
+
+    Args:
+        selection: of what was solved.
+        folder: exists.
+        seed: of the order within a bucket.
+        identity: what the data was made with, for the card.
+        grader: of all answers (``rlkv.grading.GRADERS``).
 
     Raises:
         DataError: nothing was kept.
@@ -65,6 +78,7 @@ def save_training_data(selection: Selection, folder: Path, seed: int, identity: 
         {
             "prompt": sample.prompt,
             "answer": sample.answer,
+            "grader": grader,
             "response_length": sample.response_length,
             "bucket": bucket,
         }

@@ -82,6 +82,7 @@ def graded(problems: Sequence[Problem], responses: Sequence[Response], thinking:
     verdicts = grade_batch(
         [response.text for response in responses],
         [problem.answer for problem in problems],
+        kinds=[problem.grader for problem in problems],
         thinking=thinking,
     )
     return [

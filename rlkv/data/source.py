@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rlkv.errors import DataError, RLKVError
+from rlkv.grading import MATH
 from rlkv.models import looks_like_path
 from rlkv.tiny.problems import generate
 
@@ -24,10 +25,11 @@ FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv"
 
 @dataclass(frozen=True)
 class Problem:
-    """A user's text and the right answer."""
+    """A user's text, the right answer, and which grader it is for (``rlkv.grading.GRADERS``)."""
 
     prompt: str
     answer: str
+    grader: str = MATH
 
 
 def tiny_problems(levels: Sequence[str], seed: int) -> Iterator[Problem]:
@@ -42,12 +44,18 @@ def tiny_problems(levels: Sequence[str], seed: int) -> Iterator[Problem]:
 
 
 def table_problems(
-    table: Dataset, problem_column: str, answer_column: str, instruction: str, seed: int
+    table: Dataset,
+    problem_column: str,
+    answer_column: str,
+    instruction: str,
+    seed: int,
+    grader: str = MATH,
 ) -> Iterator[Problem]:
     """The problems of a table in random order, ``instruction`` below each."""
     for row in table.shuffle(seed=seed):
         text = str(row[problem_column]).strip()
-        yield Problem(f"{text}\n\n{instruction}" if instruction else text, str(row[answer_column]))
+        prompt = f"{text}\n\n{instruction}" if instruction else text
+        yield Problem(prompt, str(row[answer_column]), grader)
 
 
 def read_table(

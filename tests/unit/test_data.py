@@ -210,7 +210,8 @@ def test_training_data_round_trip(tmp_path: Path) -> None:
     selection = selection_of("2:0-10,2:10-20", [15, 5, None, 16, 6])
     save_training_data(selection, tmp_path, 0, IDENTITY)
     table = load_training_data(str(tmp_path))
-    assert table.column_names == ["prompt", "answer", "response_length", "bucket"]
+    assert table.column_names == ["prompt", "answer", "grader", "response_length", "bucket"]
+    assert set(table["grader"]) == {"math"}
     assert table["bucket"] == [0, 0, 1, 1]
     assert sorted(table["response_length"]) == [5, 6, 15, 16]
     assert max(table["response_length"][:2]) == 6

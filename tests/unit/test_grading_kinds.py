@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,32 @@ def test_the_reward_of_training_takes_the_grader_of_each_problem() -> None:
     messages = [[{"content": text}] for text in ("</think>B", "</think>B", f"</think>```python\n{GOOD}```")]
     assert answer_reward(messages, ["B", "A", TESTS], grader=["letter", "letter", "code"]) == [1.0, 0.0, 1.0]
     assert answer_reward(["</think>7"], ["7"]) == [1.0]
+
+
+def test_training_data_of_another_kind(tmp_path: Path) -> None:
+    """From the table to what the trainer reads."""
+    from datasets import Dataset
+
+    from rlkv.data import Selection, load_training_data, parse_buckets, save_training_data, table_problems
+    from rlkv.data.solver import Response, graded
+
+    table = Dataset.from_list([{"problem": "Which?", "answer": "B"}])
+    [problem] = table_problems(table, "problem", "answer", "", 0, LETTER)
+    selection = Selection(parse_buckets("1:0-10"))
+    for final in ("A", "B"):
+        [sample] = graded([problem], [Response(f"</think>{final}", 3, "stop")], True)
+        assert (sample is not None) == (final == "B")
+        selection.add(sample)
+    save_training_data(selection, tmp_path, 0, {}, LETTER)
+    assert load_training_data(str(tmp_path))["grader"] == ["letter"]
+
+
+def test_unknown_grader_is_refused_before_the_model_loads(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from rlkv.cli.data import app
+
+    (tmp_path / "a.jsonl").write_text('{"problem": "Which?", "answer": "B"}\n')
+    options = ("--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--grader", "art")
+    error = CliRunner().invoke(app, ["nowhere/none", *options]).exception
+    assert str(error) == "--grader: found 'art', expected one of math, letter, code"
