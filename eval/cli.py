@@ -21,7 +21,7 @@ app = typer.Typer(help="Compare methods on tasks, with confidence intervals.", n
 
 app.command()(throughput)
 
-TABLE_WIDTH = 118
+TABLE_WIDTH = 140
 """Columns that the table needs; a folded row could not be read."""
 
 
@@ -76,18 +76,28 @@ def run(
 @app.command("report")
 def report_command(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of rlkv eval run.")],
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TSV",
+            help="Published figures to show beside: columns model, bench, full, method, sp0.2, ...",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print the table of a comparison and write its summary.json and pictures again."""
-    _report(folder, _console())
+    """Print the tables of a comparison and write its summary.json, report.md, report.html and pictures."""
+    _report(folder, _console(), published)
 
 
-def _report(folder: Path, console: Console) -> None:
+def _report(folder: Path, console: Console, published: Path | None = None) -> None:
     from .report import report
 
-    for table in report(folder):
+    for table in report(folder, published):
         console.print()
         console.print(table)
-    console.print(f"\nsummary and pictures: {folder}", highlight=False, markup=False)
+    console.print(
+        f"\nreport: {folder}/report.html, report.md, summary.json and pictures", highlight=False, markup=False
+    )
 
 
 def _console() -> Console:

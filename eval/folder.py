@@ -5,11 +5,13 @@
     run.json                    settings and the list of results
     results/NAME-HASH.jsonl     answers of one method at one sparsity on one task
     heads/NAME-HASH.json        heads files that took part, as they were
+    problems/TASK.json          id, prompt and right answer of each problem
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from rlkv.heads import HeadsFile
 from .identity import digest
 from .methods import Step
 from .records import read_journal
-from .results import Result, summarise, with_shares
+from .results import Answered, Result, summarise, with_pairs, with_shares
+from .tasks import Example
 
 RUN_FILE = "run.json"
 HASH_LENGTH = 16
@@ -76,7 +79,7 @@ def create(folder: Path) -> None:
         DataError: the folder cannot be made.
     """
     try:
-        for part in ("results", "heads"):
+        for part in ("results", "heads", "problems"):
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
@@ -93,6 +96,32 @@ def keep_heads(folder: Path, name: str, heads: HeadsFile) -> str:
     if not (folder / relative).exists():
         heads.write(folder / relative)
     return relative
+
+
+def keep_problems(folder: Path, task: str, examples: Sequence[Example]) -> None:
+    """Write a task's problems into the run folder, for those who read the answers."""
+    write_text(_problems_path(folder, task), json.dumps([asdict(e) for e in examples], indent=1) + "\n")
+
+
+def read_problems(folder: Path, task: str) -> list[Example]:
+    """The problems of a task.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = _problems_path(folder, task)
+    try:
+        return [Example(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read: {error.strerror or error}; run again, answers are kept"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); run again, answers are kept") from error
+
+
+def _problems_path(folder: Path, task: str) -> Path:
+    return folder / "problems" / f"{task.replace(':', '-')}.json"
 
 
 def kept_heads(folder: Path, name: str) -> list[Path]:
@@ -155,17 +184,24 @@ def read_run(folder: Path) -> Run:
 
 
 def read_results(folder: Path, run: Run) -> list[Result]:
-    """The figures of all results that have begun, with KV shares where full is among them."""
-    results = []
+    """The figures of all results that have begun."""
+    return [result for result, _ in read_answers(folder, run)]
+
+
+def read_answers(folder: Path, run: Run) -> list[Answered]:
+    """All results that have begun, compared with full where full is among them, and their answers."""
+    draws = run.settings["samples"]
+    results, answers = [], []
     for entry in run.entries:
         if not (folder / entry.file).exists():
             continue
         _, samples = read_journal(folder / entry.file)
         if samples:
             step = Step(entry.method, entry.sparsity, entry.seed, entry.budget)
-            num_problems, draws = run.tasks[entry.task]["num_problems"], run.settings["samples"]
+            num_problems = run.tasks[entry.task]["num_problems"]
             results.append(summarise(entry.task, step, samples, num_problems, draws, entry.file))
-    return with_shares(results)
+            answers.append(samples)
+    return with_pairs(list(zip(with_shares(results), answers, strict=True)), draws)
 
 
 def write_text(path: Path, text: str) -> None:

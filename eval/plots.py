@@ -56,7 +56,8 @@ def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    from matplotlib.figure import Figure  # here: half a second that only this function needs
+    from matplotlib import rc_context  # here: half a second that only this function needs
+    from matplotlib.figure import Figure
 
     columns = min(len(tasks), MAX_COLUMNS)
     rows = -(-len(tasks) // columns)
@@ -64,20 +65,28 @@ def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
     for place, (title, results) in enumerate(tasks.items(), start=1):
         _draw_task(figure.add_subplot(rows, columns, place), results, title)
     try:
-        figure.savefig(path, dpi=200)
+        # The same picture is the same file: no date in it, and no ids drawn at random.
+        with rc_context({"svg.hashsalt": "rlkv"}):
+            figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
     except OSError as error:
         raise DataError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def colours(results: Sequence[Result]) -> dict[str, str]:
+    """A colour for each method, in the methods' order."""
+    methods = list(dict.fromkeys(result.method for result in results))
+    spare = iter(OTHER_COLOURS * len(methods))
+    return {method: COLOURS.get(method) or next(spare) for method in methods}
 
 
 def _draw_task(axes: Axes, results: Sequence[Result], title: str) -> None:
     if any(result.budget is not None for result in results):
         results = [r for r in results if r.method == FULL or r.budget is not None]
     _prepare(axes, results, title)
-    methods = list(dict.fromkeys(result.method for result in results if result.method != FULL))
-    spare = iter(OTHER_COLOURS * len(methods))
     labels = []
-    for method in methods:
-        colour = COLOURS.get(method) or next(spare)
+    for method, colour in colours(results).items():
+        if method == FULL:
+            continue
         own = sorted((r for r in results if r.method == method), key=_saving)
         height = _draw_draws(axes, own, colour) if method == RANDOM else _draw_line(axes, own, colour)
         labels.append((height, own[-1].level, method, colour))

@@ -1,4 +1,4 @@
-"""A run folder's table, summary and pictures, made again from its results at any time."""
+"""A run folder's tables, summary, pictures and page, made again from its results at any time."""
 
 from __future__ import annotations
 
@@ -15,38 +15,59 @@ from rlkv.errors import DataError
 from rlkv.heads import HeadsFile, heat_map, streaming_mask
 
 from .config import ALL_STREAMING, FULL, RANDOM, RLKV, TOKEN_DROPPERS
-from .folder import Run, read_results, read_run, write_text
+from .folder import Run, read_answers, read_run, write_text
+from .html.page import page
+from .markdown import markdown
 from .plots import plot_accuracy
-from .results import Result
+from .published import Published, of_task, read_published
+from .results import Answered, Result
 
 COLUMNS = (
     *("method", "sparsity", "accuracy", "95% interval", "length"),
-    *("overlong", "repetitive", "KV KiB", "KV of full"),
+    *("repetitive", "overlong", "incorrect", "KV KiB", "KV of full", "p vs full"),
 )
 BUDGET = "budget"
 
-SUMMARY_FILE, ACCURACY_FILE, HEADS_FILE = "summary.json", "accuracy.png", "heads.png"
+SUMMARY_FILE, MARKDOWN_FILE, PAGE_FILE, HEADS_FILE = "summary.json", "report.md", "report.html", "heads.png"
+ACCURACY_FILES = ("accuracy.png", "accuracy.svg")
 
 
-def report(folder: Path) -> list[Table]:
-    """Write summary and pictures into a run folder; returns a table a task for the terminal.
+def report(folder: Path, published: Path | None = None) -> list[Table]:
+    """Write summary, pictures, Markdown and the HTML page into a run folder.
+
+    Args:
+        folder: of the run.
+        published: table of published figures (``published.read_published``).
+
+    Returns:
+        Tables for the terminal: one a task, and one of published figures where there are some of the task.
 
     Raises:
-        DataError: the folder holds no results, or cannot be written.
+        DataError: the folder holds no results, or cannot be written; the published figures cannot be read.
     """
     run = read_run(folder)
-    results = read_results(folder, run)
-    if not results:
+    rows = read_published(published) if published else []
+    answers = read_answers(folder, run)
+    if not answers:
         raise DataError(f"{folder}: holds no answers yet, expected at least one batch")
-    figures = [asdict(result) for result in results]
-    summary = {**asdict(run), "results": figures}
+    results = [result for result, _ in answers]
+    summary = {**asdict(run), "results": [asdict(result) for result in results]}
     del summary["entries"]
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    by_task = {caption(run, task): [r for r in results if r.task == task] for task in run.tasks}
-    answered = {title: own for title, own in by_task.items() if own}
-    plot_accuracy(answered, folder / ACCURACY_FILE)
+    by_task = {task: [r for r in results if r.task == task] for task in run.tasks}
+    answered = {task: own for task, own in by_task.items() if own}
+    captions = {task: caption(run, task) for task in answered}
+    for name in ACCURACY_FILES:
+        plot_accuracy({captions[task]: own for task, own in answered.items()}, folder / name)
     _plot_heads(folder, run)
-    return [table(own, title) for title, own in answered.items()]
+    tables = []
+    for task, own in answered.items():
+        tables.append(table(own, captions[task]))
+        if published:
+            tables.append(published_table(of_task(rows, task), f"{task}, published ({published.name})"))
+    write_text(folder / MARKDOWN_FILE, markdown(tables))
+    write_text(folder / PAGE_FILE, page(folder, run, captions, in_order(answers), rows, published))
+    return tables
 
 
 def caption(run: Run, task: str) -> str:
@@ -58,8 +79,7 @@ def caption(run: Run, task: str) -> str:
 
 def table(results: Sequence[Result], title: str) -> Table:
     """Method by sparsity; draws of random share a row, their lowest and highest in place of an interval."""
-    lines = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    lines.padding = (0, 2, 0, 0)
+    lines = _empty_table(title)
     budgets = any(result.budget is not None for result in results)
     for name in (COLUMNS[0], BUDGET, *COLUMNS[1:]) if budgets else COLUMNS:
         lines.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
@@ -70,6 +90,31 @@ def table(results: Sequence[Result], title: str) -> Table:
         lines.add_row(*_cells(method if method != previous else "", group, budgets))
         previous = method
     return lines
+
+
+def published_table(rows: Sequence[Published], title: str) -> Table:
+    """Model by method, a column a sparsity; the cells of a task that the file lacks are empty."""
+    lines = _empty_table(title)
+    levels = sorted({level for row in rows for level in row.accuracy})
+    for name in ("model", "method", "full", *(f"{level:g}" for level in levels)):
+        lines.add_column(name, justify="left" if name in ("model", "method") else "right", no_wrap=True)
+    for row in rows:
+        cells = [f"{row.accuracy[level]:.1%}" if level in row.accuracy else "-" for level in levels]
+        lines.add_row(row.model, row.method, f"{row.full:.1%}", *cells)
+    return lines
+
+
+def _empty_table(title: str) -> Table:
+    lines = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    lines.padding = (0, 2, 0, 0)
+    return lines
+
+
+def in_order(answers: Sequence[Answered]) -> list[Answered]:
+    """Results with their answers, in the order of the table."""
+    groups = grouped([result for result, _ in answers])
+    order = {result.file: place for place, result in enumerate(r for own in groups.values() for r in own)}
+    return sorted(answers, key=lambda answered: order[answered[0].file])
 
 
 def grouped(results: Sequence[Result]) -> dict[tuple[str, float], list[Result]]:
@@ -100,11 +145,21 @@ def _cells(method: str, group: list[Result], budgets: bool) -> list[str]:
         f"{_mean(group, 'accuracy'):.1%}",
         interval,
         f"{_mean(group, 'mean_length'):.0f}",
-        f"{_mean(group, 'overlong'):.1%}",
         f"{_mean(group, 'repetitive'):.1%}",
+        f"{_mean(group, 'overlong'):.1%}",
+        f"{_mean(group, 'incorrect'):.1%}",
         f"{_mean(group, 'kv_bytes') / 1024:.0f}",
         f"{fmean(shares):.1%}" if shares else "-",
+        _p_value(group),
     ]
+
+
+def _p_value(group: list[Result]) -> str:
+    """Of the paired test against full; draws have one each, which no mean can stand for."""
+    pairs = group[0].against_full
+    if pairs is None or len(group) > 1:
+        return "-"
+    return f"{pairs.p_value:.2g}" if pairs.p_value >= 0.001 else "<0.001"
 
 
 def _mean(group: list[Result], field: str) -> float:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from .config import FULL
+from .failures import INCORRECT, OVERLONG, REPETITIVE, failure
 from .methods import Step
 from .metrics import pass_at_1
+from .paired import Paired, paired
 from .records import Sample
 
 
@@ -31,8 +33,9 @@ class Result:
         low: lower bound of the accuracy's 95% interval.
         high: upper bound.
         mean_length: tokens of an answer.
-        overlong: share of answers cut off at the token limit.
-        repetitive: share of answers that the task calls repetitive.
+        repetitive: share of answers that are wrong and that the task calls repetitive.
+        overlong: share that are wrong, not repetitive, and cut off at the token limit.
+        incorrect: share of all other wrong answers; the three and the accuracy make 1.
         unparsed: share of answers in which the grader found nothing to compare.
         kv_bytes: most bytes of KV that an answer held at any step, measured from the cache's tensors (mean
             over answers).
@@ -41,6 +44,7 @@ class Result:
         kv_share: ``kv_bytes_per_token`` in terms of full's, None without full: the share of what the full
             cache would hold for the same sequences, so that answers that run away do not count as savings.
         file: of the answers, relative to the run folder.
+        against_full: the paired comparison with full, None for full itself and without it.
     """
 
     task: str
@@ -56,19 +60,25 @@ class Result:
     low: float
     high: float
     mean_length: float
-    overlong: float
     repetitive: float
+    overlong: float
+    incorrect: float
     unparsed: float
     kv_bytes: float
     kv_mean_bytes: float
     kv_bytes_per_token: float
     kv_share: float | None
     file: str
+    against_full: Paired | None = None
 
     @property
     def level(self) -> float:
         """What the method was asked for: the budget, or else the sparsity."""
         return self.sparsity if self.budget is None else self.budget
+
+
+Answered = tuple[Result, list[Sample]]
+"""A result and the answers that it comes from."""
 
 
 def summarise(
@@ -88,6 +98,7 @@ def summarise(
     for sample in samples:
         by_problem.setdefault(sample.index // draws, []).append(sample.correct)
     estimate = pass_at_1(list(by_problem.values()))
+    modes = [failure(sample) for sample in samples]
     return Result(
         task=task,
         method=step.method,
@@ -102,8 +113,9 @@ def summarise(
         low=estimate.low,
         high=estimate.high,
         mean_length=fmean(sample.length for sample in samples),
-        overlong=fmean(sample.finish_reason == "length" for sample in samples),
-        repetitive=fmean(sample.repetitive for sample in samples),
+        repetitive=modes.count(REPETITIVE) / len(samples),
+        overlong=modes.count(OVERLONG) / len(samples),
+        incorrect=modes.count(INCORRECT) / len(samples),
         unparsed=fmean(sample.extracted is None for sample in samples),
         kv_bytes=fmean(sample.kv_bytes for sample in samples),
         kv_mean_bytes=fmean(sample.kv_mean_bytes for sample in samples),
@@ -121,4 +133,15 @@ def with_shares(results: Sequence[Result]) -> list[Result]:
         if result.task in full
         else result
         for result in results
+    ]
+
+
+def with_pairs(answers: Sequence[Answered], draws: int) -> list[Answered]:
+    """The same results with ``against_full`` filled in, where full is among those of the same task."""
+    full = {result.task: samples for result, samples in answers if result.method == FULL}
+    return [
+        (replace(result, against_full=paired(samples, full[result.task], draws)), samples)
+        if result.method != FULL and result.task in full
+        else (result, samples)
+        for result, samples in answers
     ]

@@ -17,7 +17,17 @@ from .answer import Answer, Answerer
 from .checkpoint import Checkpoint, locate
 from .config import ABLATION, FIXED, FULL, KVZIP_HEADS, TOKEN_DROPPERS, EvalConfig
 from .engine import Engine
-from .folder import Entry, Run, create, keep_heads, read_results, read_run, result_path, write_run
+from .folder import (
+    Entry,
+    Run,
+    create,
+    keep_heads,
+    keep_problems,
+    read_results,
+    read_run,
+    result_path,
+    write_run,
+)
 from .identity import identity, settings, task_settings
 from .kvzip_heads import kvzip_heads
 from .methods import Step, choose_window, load_heads, plan, streaming_heads
@@ -69,6 +79,8 @@ class Comparison:
     def run(self) -> list[Result]:
         """Answer what is missing; returns the figures."""
         create(self.config.out)
+        for label, examples in self.examples.items():
+            keep_problems(self.config.out, label, examples)
         try:
             self._answer_all(plan(self.config))
         finally:

@@ -11,16 +11,24 @@ import torch
 from rich.console import Console
 from rlkv_eval.ablation import as_gates, mean_logprob
 from rlkv_eval.config import EvalConfig
-from rlkv_eval.folder import Entry, Run, create, read_results, read_run, result_path, write_run
+from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
 from rlkv_eval.methods import Step, plan, streaming_heads
 from rlkv_eval.plots import plot_accuracy
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import grouped, report, table
 from rlkv_eval.results import Result, summarise, with_shares
+from rlkv_eval.tasks import Example
 
 from rlkv.heads import ModelShape, random_mask
 
+SETTINGS = {
+    "samples": 1,
+    "seed": 0,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "engine": {"name": "transformers", "dtype": "float32", "packages": {"torch": "2"}},
+}
 SHAPE = ModelShape("model", None, "qwen3", 3, 2, 4, 16)
 
 
@@ -82,7 +90,8 @@ def test_figures_of_four_answers() -> None:
     ]
     figures = summarise("tiny:easy", Step("rlkv", 0.5), answers, num_problems=8, draws=1, file="f")
     assert (figures.accuracy, figures.mean_length, figures.num_problems) == (0.5, 30, 4)
-    assert (figures.overlong, figures.repetitive, figures.unparsed) == (0.25, 0.25, 0.25)
+    assert (figures.repetitive, figures.overlong, figures.incorrect) == (0.25, 0.0, 0.25)
+    assert figures.unparsed == 0.25
     assert figures.kv_bytes == 1500 and figures.kv_bytes_per_token == 6000 / 250
     assert not figures.finished and figures.kv_share is None
     assert (figures.low, figures.high) == pytest.approx((0.1500, 0.8500), abs=5e-5)
@@ -117,8 +126,9 @@ def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
 
 
 def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
-    shared, tasks = {"samples": 1}, {"tiny:easy": {"num_problems": 10}}
+    shared, tasks = SETTINGS, {"tiny:easy": {"num_problems": 10}}
     create(tmp_path)
+    keep_problems(tmp_path, "tiny:easy", [Example(f"id{i}", f"problem {i}", "7") for i in range(10)])
     own = identity(shared, tasks["tiny:easy"], None)
     path = result_path("tiny:easy", "full", 0.0, own)
     entries = [Entry("tiny:easy", "full", 0.0, None, path, None), entry("random", 0.5, seed=0)]
@@ -127,12 +137,17 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
         journal.append([sample(i) for i in range(4)])
     text = rendered(*report(tmp_path))
     assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
-    assert {"summary.json", "accuracy.png"} <= {file.name for file in tmp_path.iterdir()}
+    written = {"summary.json", "accuracy.png", "accuracy.svg", "report.md", "report.html"}
+    assert written <= {file.name for file in tmp_path.iterdir()}
+    assert "| full | 0 | 100.0% | [51.0%, 100.0%] of first 4 |" in (tmp_path / "report.md").read_text()
+    before = {name: (tmp_path / name).read_bytes() for name in written}
+    report(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in written} == before
     assert [r.num_problems for r in read_results(tmp_path, read_run(tmp_path))] == [4]
 
 
 def rendered(*what: Any) -> str:
-    console = Console(width=120, color_system=None)
+    console = Console(width=140, color_system=None)
     with console.capture() as capture:
         console.print(*what)
     return capture.get()

@@ -1,0 +1,191 @@
+"""Puts a comparison into one HTML page: figures as JSON, answers deflated, no address of anything else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from statistics import quantiles
+from string import Template
+from typing import Any
+
+from rlkv.errors import DataError
+from rlkv.heads import HeadsFile
+
+from ..failures import failure
+from ..folder import Run, read_problems
+from ..methods import Step
+from ..plots import colours
+from ..published import Published, of_task
+from ..records import Sample
+from ..results import Answered, Result
+
+SAMPLES_LIMIT = 4_000_000
+"""Most characters of the deflated answers: the whole page stays below 5 MB."""
+
+THROUGHPUT_FILE = "throughput.json"
+
+
+def page(
+    folder: Path,
+    run: Run,
+    captions: dict[str, str],
+    answers: Sequence[Answered],
+    published: Sequence[Published],
+    source: Path | None,
+) -> str:
+    """The page's text, the same for the same run.
+
+    Args:
+        folder: of the run, with heads files, problems, and ``throughput.json`` where that was measured.
+        run: the comparison.
+        captions: a line for each task that has results, by its label.
+        answers: all results in the order of the table, and their answers.
+        published: figures to show beside.
+        source: file that they are from.
+
+    Raises:
+        DataError: a file of the run is missing or damaged.
+    """
+    figures = {
+        "settings": _settings(run),
+        "draws": run.settings["samples"],
+        "tasks": [
+            _task(label, caption, [(i, *a) for i, a in enumerate(answers) if a[0].task == label], published)
+            for label, caption in captions.items()
+        ],
+        "heads": _heads(folder, run),
+        "throughput": _throughput(folder),
+        "published": source.name if source else None,
+    }
+    return Template(_asset("template.html")).substitute(
+        title=_escaped(f"{Path(run.model).name}: KV cache and accuracy"),
+        style=_asset("style.css"),
+        script=_asset("report.js"),
+        figures=json.dumps(figures).replace("<", "\\u003c"),
+        samples=_samples(folder, captions, answers),
+    )
+
+
+def _settings(run: Run) -> str:
+    engine = run.settings["engine"]
+    packages = ", ".join(f"{name} {version}" for name, version in engine["packages"].items())
+    sampling = "greedy"
+    if run.settings["temperature"]:
+        sampling = f"temperature {run.settings['temperature']:g}, top_p {run.settings['top_p']:g}"
+    window = f"window {run.window}, " if run.window else ""
+    return f"{engine['name']}, {engine['dtype']}, {window}{sampling}, seed {run.settings['seed']}; {packages}"
+
+
+def _task(
+    label: str, caption: str, answered: list[tuple[int, Result, list[Sample]]], published: Sequence[Published]
+) -> dict[str, Any]:
+    results = [result for _, result, _ in answered]
+    colour = colours(results)
+    axis = "sparsity" if all(result.budget is None for result in results) else "budget"
+    return {
+        "label": label,
+        "caption": caption,
+        "axis": axis,
+        "results": [
+            _result(place, result, own, colour[result.method], getattr(result, axis))
+            for place, result, own in answered
+        ],
+        "published": [asdict(row) for row in of_task(published, label)],
+    }
+
+
+def _result(
+    place: int, result: Result, samples: list[Sample], colour: str, level: float | None
+) -> dict[str, Any]:
+    lengths = [sample.length for sample in samples]
+    cuts = quantiles(lengths, n=10, method="inclusive") if len(lengths) > 1 else lengths * 9
+    step = Step(result.method, result.sparsity, result.seed, result.budget)
+    return {
+        **asdict(result),
+        "id": place,
+        "label": step.name,
+        "name": str(step),
+        "level": level,
+        "colour": colour,
+        "median_length": round(cuts[4]),
+        "p90_length": round(cuts[8]),
+    }
+
+
+def _heads(folder: Path, run: Run) -> list[dict[str, Any]]:
+    """Gates of each heads file that took part."""
+    paths = {entry.method: entry.heads for entry in run.entries if entry.heads}
+    found = {name: HeadsFile.read(folder / path) for name, path in paths.items()}
+    return [
+        {"name": name, "gates": heads.gates, "sparsity": heads.recommended_sparsity}
+        for name, heads in found.items()
+    ]
+
+
+def _throughput(folder: Path) -> list[dict[str, Any]] | None:
+    """Figures of ``rlkv eval throughput``, where it was given the same folder."""
+    path = folder / THROUGHPUT_FILE
+    if not path.exists():
+        return None
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: is damaged ({error}), expected a file of rlkv eval throughput") from error
+    return rows or None
+
+
+def _samples(folder: Path, tasks: Iterable[str], shown: Sequence[Answered]) -> str:
+    """All answers, deflated and in base64; long ones lose their middle where all of them are too much."""
+    problems = {label: [[e.id, e.prompt, e.answer] for e in read_problems(folder, label)] for label in tasks}
+    longest = max(len(sample.text) for _, samples in shown for sample in samples)
+    while True:
+        packed = _packed(problems, shown, longest)
+        if len(packed) <= SAMPLES_LIMIT or longest <= 64:
+            return packed
+        longest //= 2
+
+
+def _packed(problems: dict[str, Any], shown: Sequence[Answered], longest: int) -> str:
+    texts: dict[str, int] = {}  # equal answers of several methods are stored once
+    results = {
+        str(place): {
+            str(sample.index): _row(sample, texts.setdefault(_cut(sample.text, longest), len(texts)))
+            for sample in samples
+        }
+        for place, (_, samples) in enumerate(shown)
+    }
+    data = {"texts": list(texts), "problems": problems, "results": results}
+    return base64.b64encode(zlib.compress(json.dumps(data, ensure_ascii=False).encode(), 9)).decode()
+
+
+def _row(sample: Sample, text: int) -> list[Any]:
+    return [
+        text,
+        int(sample.correct),
+        failure(sample),
+        sample.extracted,
+        sample.reason,
+        sample.length,
+        sample.finish_reason,
+        sample.kv_bytes,
+    ]
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n\n[… {len(text) - 2 * half} characters left out …]\n\n{text[-half:]}"
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
