@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -86,6 +87,7 @@ class GateInfEngine(RemoteInfEngine):
         self._reviving = threading.Lock()
 
     def launch_server(self, server_args: dict[str, Any]) -> LocalInfServerInfo:
+        random.seed()  # as in trainer.py: the port is drawn from here
         info = super().launch_server(server_args)
         self._server_args = dict(server_args)
         return info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -101,6 +102,7 @@ class GateTrainer(PPOTrainer):
         return StepInfo(global_step // per_epoch, global_step % per_epoch, global_step, per_epoch)
 
     def _create_train_engine(self, actor_config: PPOActorConfig, alloc: ModelAllocation) -> Any:
+        random.seed()  # ports are drawn from here: two runs with one seed would take the same
         actor = GateActor.as_controller(actor_config, self.scheduler)
         actor.create_process_group(parallel_strategy=alloc.parallel)
         return actor
