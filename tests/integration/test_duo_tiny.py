@@ -98,7 +98,7 @@ def test_a_folder_of_other_settings_is_refused_and_kept(uninterrupted: Path) -> 
     done = run([*command(uninterrupted), "--sparsity-weight", "0.5"])
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"error: {uninterrupted}/config.json: sparsity_weight is 0.05, this run has 0.5: "
+        f"error: {uninterrupted}/config.json: sparsity_weight is 0.15, this run has 0.5: "
         "continue with the folder's settings or choose another folder"
     ]
     assert (uninterrupted / "heads.json").read_bytes() == before

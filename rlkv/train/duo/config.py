@@ -64,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "serving_window": TINY_WINDOW,
         "steps": 80,
         "learning_rate": 0.03,
+        "sparsity_weight": 0.15,
         "contexts_per_step": 4,
         "contexts_per_pass": 4,
         "contexts": ContextKind.TINY,
