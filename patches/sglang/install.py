@@ -20,10 +20,11 @@ class Hook(NamedTuple):
 
 def hooks() -> list[Hook]:
     """All hooks of the hybrid cache; the imports wait until a server asks for it."""
-    from . import eviction, head_weights, metrics, model_config, pool, server_info, sinks, sizing
+    from . import admission, eviction, head_weights, metrics, model_config, pool, server_info, sinks, sizing
 
     cache, managers = "sglang.srt.mem_cache", "sglang.srt.managers"
     checker = f"{managers}.scheduler_components.invariant_checker.SchedulerInvariantChecker"
+    adder = f"{managers}.schedule_policy.PrefillAdder"
     collector = "sglang.srt.observability.metrics_collector.SchedulerMetricsCollector"
     return [
         Hook(
@@ -42,6 +43,8 @@ def hooks() -> list[Hook]:
             "around",
             pool.build_pool,
         ),
+        Hook(f"{adder}.__init__", "after", admission.reserve_for_running),
+        Hook(f"{adder}._swa_reserved_tokens", "around", admission.reserve_for_new),
         Hook(f"{managers}.schedule_batch.ScheduleBatch.maybe_evict_swa", "around", eviction.evict_together),
         Hook(f"{cache}.common.free_swa_out_of_window_slots", "around", sinks.free_after_sinks),
         Hook(f"{checker}._get_total_uncached_sizes", "after", sinks.uncached_with_sinks),
