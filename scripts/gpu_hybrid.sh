@@ -6,8 +6,8 @@
 #   scripts/gpu_hybrid.sh steps [FLAGS]      decode steps, prefill and a shared prefix, stock against sparsities
 #   scripts/gpu_hybrid.sh replay [FLAGS]     MATH-500 replay in the KV memory of 150,000 full tokens
 #
-# MODEL is a folder with a config.json (its weights are made up), HEADS a heads file, OUT the folder of results.
-# FLAGS go to scripts/bench_hybrid_steps.py or rlkv eval throughput.
+# Both with the shape of Llama-3.1-8B and made-up weights. HEADS is a heads file of that model, OUT the folder of
+# results. FLAGS go to scripts/bench_hybrid_steps.py or rlkv eval throughput.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=${1:?"kernels, server, steps or replay"}
@@ -18,12 +18,13 @@ case $part in
     kernels) exec python3 -m pytest -q -m gpu tests/gpu/test_hybrid_kernels_gpu.py "$@" ;;
     server) exec python3 -m pytest -q -s -m gpu tests/gpu/test_hybrid_server_gpu.py "$@" ;;
     steps)
-        exec python3 scripts/bench_hybrid_steps.py --model "${MODEL:?}" --heads "${HEADS:?}" --out "$OUT" \
-            --context-length 16384 --attention-backend flashinfer "$@"
+        exec python3 scripts/bench_hybrid_steps.py --model eval/throughput/shapes/llama-3.1-8b \
+            --heads "${HEADS:?}" --out "$OUT" --context-length 16384 --attention-backend flashinfer "$@"
         ;;
     replay)
-        exec python3 -m rlkv eval throughput --model "${MODEL:?}" --dummy-weights --heads "${HEADS:?}" --out "$OUT" \
-            --sparsities 0.5,0.6 --cases memory --chunked-prefill-size 2048 "$@"
+        exec python3 -m rlkv eval throughput --shape llama-3.1-8b --heads "${HEADS:?}" --out "$OUT" \
+            --sparsities 0.5,0.6 --cases memory --chunked-prefill-size 2048 \
+            --server-flags "--attention-backend flashinfer --context-length 16384" "$@"
         ;;
     *) echo "gpu_hybrid.sh: found part '$part', see the head of this file" >&2 && exit 2 ;;
 esac

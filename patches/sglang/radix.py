@@ -94,7 +94,7 @@ class SinkWindowComponent(SWAComponent):
 
     def acquire_component_lock(self, node: Any, result: Any, lock_host: bool = False) -> Any:
         assert not lock_host, "no host memory is attached"
-        covered, uuid = 0, None
+        covered, last = 0, None
         for current in self._behind_sinks(node):
             if covered >= self.sliding_window_size:
                 break
@@ -103,10 +103,13 @@ class SinkWindowComponent(SWAComponent):
                 result.skip_lock_node_ids.setdefault(self.component_type, set()).add(current.id)
                 continue
             self._hold(current)
-            covered += len(data.value)
-            if covered >= self.sliding_window_size:
-                uuid = data.metadata.get("uuid") or next_component_uuid()
-                data.metadata["uuid"] = uuid
+            covered, last = covered + len(data.value), data
+        uuid = None
+        if last is not None:
+            # Marked where a window ends, and where a prefix shorter than a window does: without a mark,
+            # SGLang would not let go of it before the request ends.
+            uuid = last.metadata.get("uuid") or next_component_uuid()
+            last.metadata["uuid"] = uuid
         for sink in self._sinks_before(node):
             self._hold(sink)
         result.swa_uuid_for_lock = uuid

@@ -56,7 +56,7 @@ class Case:
 CASES = [
     Case(0.5, Window(4, 28), ("--chunked-prefill-size", "64"), shipped=True),
     Case(0.5, Window(4, 28), ("--disable-cuda-graph",), shipped=True),
-    Case(0.5, Window(16, 64), ("--page-size", "16", "--max-total-tokens", "16384")),
+    Case(0.5, Window(16, 64), ("--page-size", "16")),
     Case(0.0, Window(4, 28), ()),
     Case(1.0, Window(4, 28), ("--chunked-prefill-size", "128")),
 ]
@@ -78,7 +78,7 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     heads = resolve("tiny-reasoner") if case.shipped else heads_file(folder / "heads.json")
     flags = ["--rlkv-heads", str(heads), "--rlkv-sparsity", str(case.sparsity), "--grammar-backend", "none"]
     flags += ["--rlkv-sink-size", str(case.window.sink_size)]
-    flags += ["--rlkv-recent-size", str(case.window.recent_size), "--mem-fraction-static", "0.3"]
+    flags += ["--rlkv-recent-size", str(case.window.recent_size), "--max-total-tokens", "65536"]
     server = Server(
         [*flags, "--dtype", "bfloat16", *case.flags],
         folder,
