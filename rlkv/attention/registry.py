@@ -85,7 +85,9 @@ def mixed_attention_forward(
     """
     layout = resolve_layout(attention_mask, kwargs)
     gate, window = cast(torch.Tensor, module.gate), cast(Window, module.gate_window)
-    out = mixed_attention(query, key, value, gate.float(), window, scaling, layout)
+    # Gates are mixed in float32 at least, whatever an engine that trains in bf16 has made of them.
+    gate = gate.to(torch.promote_types(gate.dtype, torch.float32))
+    out = mixed_attention(query, key, value, gate, window, scaling, layout)
     return out.transpose(1, 2).contiguous(), None
 
 

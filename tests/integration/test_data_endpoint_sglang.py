@@ -57,7 +57,7 @@ def test_same_data_as_in_process_and_nothing_twice_after_a_kill(
     done = CliRunner().invoke(app, [*options, "--out", str(expected)], catch_exceptions=False)
     assert done.exit_code == 0
 
-    url = f"http://127.0.0.1:{server.port}"
+    url = server.url
     words = [sys.executable, "-m", "rlkv", "data", *options, "--endpoint", url, "--out", str(found)]
     process = subprocess.Popen(
         [*words, "--in-flight", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -84,7 +84,7 @@ def test_same_data_as_in_process_and_nothing_twice_after_a_kill(
 def test_a_model_that_is_not_served_is_refused_in_one_line(
     server: Server, options: list[str], tmp_path: Path
 ) -> None:
-    url = f"http://127.0.0.1:{server.port}"
+    url = server.url
     words = ["other/model", *options[1:], "--endpoint", url, "--out", str(tmp_path / "none")]
     done = subprocess.run(
         [sys.executable, "-m", "rlkv", "data", *words], capture_output=True, text=True, check=False
