@@ -13,7 +13,7 @@ from tiny_heads import heads_file
 from rlkv.window import Window
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full_matrix,
     pytest.mark.skipif(not INSTALLED, reason="sglang is not installed, see third_party/README.md"),
 ]
 
