@@ -123,12 +123,12 @@ def switch(runner: Any, settings: Any) -> None:
         setattr(runner, name, None)
     hooked = install.hooks()[0].target in HookRegistry._patched
     if hooked:
-        state.activate(settings)  # drops the pools of the one before
+        state.activate(settings, None)  # drops the pools of the one before
     gc.collect()
     if runner.device == "cuda":
         torch.cuda.empty_cache()
     if not hooked:
-        install.install(settings, runner.device)
+        install.install(settings, None, runner.device)
     model_config.declare_two_pools(runner.model_config)
     runner.is_hybrid_swa, runner.is_hybrid_swa_compress = True, False
     runner.sliding_window_size = runner.model_config.sliding_window_size

@@ -72,8 +72,8 @@ def put_in_place(wanted: list[Hook]) -> None:
     check_hooks(wanted)
 
 
-def install(settings: Settings, device: str) -> None:
-    """Serve with a hybrid cache in this process, on a device of SGLang's name.
+def install(settings: Settings, scheduler: Any, device: str) -> None:
+    """Serve with a hybrid cache in the process of this scheduler, on a device of SGLang's name.
 
     Raises:
         UnsupportedError: a hook could not be put in place.
@@ -86,7 +86,7 @@ def install(settings: Settings, device: str) -> None:
     from .state import activate
 
     with fail_closed.refuse_on_error():
-        activate(settings)
+        activate(settings, scheduler)
         put_in_place(hooks())
         backend = backend_of(device)
         register_attention_backend(backend.replaced)(backend.create)

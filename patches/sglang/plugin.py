@@ -49,7 +49,7 @@ def _before_scheduler(
     else:
         from .install import install
 
-        install(settings.of_rank(tp_rank), server_args.device)
+        install(settings.of_rank(tp_rank), scheduler, server_args.device)
 
 
 def _prefix_cache(context: Any) -> Any:

@@ -27,15 +27,27 @@ def free_after_sinks(original: Callable[..., None], req: Any, pre_len: int, **op
 
 
 def uncached_with_sinks(result: tuple[int, int], checker: Any) -> tuple[int, int]:
-    """Count the sinks that requests hold themselves (after ``_get_total_uncached_sizes``).
+    """Count what SGLang's leak check leaves out (after ``_get_total_uncached_sizes``).
 
-    SGLang takes all tokens before ``swa_evicted_seqlen`` for freed; the sinks among them are not.
+    It takes all tokens before ``swa_evicted_seqlen`` for freed; the sinks among them are not. It also looks at
+    the last and the running batch alone, and a prompt that waits between two of its chunks for window slots is in
+    neither: the pages of its tokens that are not in the prefix cache yet are still its own.
     """
     full, window = result
+    batches = [batch for batch in (checker.get_last_batch(), checker.get_running_batch()) if batch is not None]
+    counted = {id(req): req for batch in batches for req in batch.reqs}
+    waiting = state().scheduler.chunked_req
+    if waiting is not None and waiting.kv is not None and id(waiting) not in counted:
+        counted[id(waiting)] = waiting
+        held = -(-waiting.kv.kv_allocated_len // checker.page_size) * checker.page_size
+        full += held - waiting.cache_protected_len
+        window += held - max(waiting.cache_protected_len, waiting.kv.swa_evicted_seqlen)
     sinks = state().settings.sink_slots(checker.page_size)
-    batches = {id(batch): batch for batch in (checker.get_last_batch(), checker.get_running_batch())}
-    for batch in batches.values():
-        for req in batch.reqs if batch is not None else ():
-            if req.kv is not None and req.kv.swa_evicted_seqlen > req.cache_protected_len:
-                window += max(0, min(sinks, req.kv.swa_evicted_seqlen) - req.cache_protected_len)
-    return full, window
+    return full, window + sum(_own_sinks(req, sinks) for req in counted.values())
+
+
+def _own_sinks(req: Any, sinks: int) -> int:
+    """Window slots of a request's sinks that the prefix cache does not hold and SGLang takes for freed."""
+    if req.kv is None:
+        return 0
+    return int(max(0, min(sinks, req.kv.swa_evicted_seqlen) - req.cache_protected_len))

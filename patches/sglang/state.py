@@ -34,6 +34,7 @@ class ServingState:
 
     Attributes:
         settings: what was asked for.
+        scheduler: SGLang's, of this process; None where forward passes are run without one.
         pool: the pools, once they are made.
         allocator: SGLang's, of the slots of both pools, once the attention backend is made.
         budget_bytes: memory that the pools may take, None where ``--max-total-tokens`` sizes them.
@@ -42,6 +43,7 @@ class ServingState:
     """
 
     settings: Settings
+    scheduler: Any
     pool: HybridHeadPool | None = None
     allocator: Any = None
     budget_bytes: int | None = None
@@ -52,10 +54,10 @@ class ServingState:
 _state: ServingState | None = None
 
 
-def activate(settings: Settings) -> None:
+def activate(settings: Settings, scheduler: Any) -> None:
     """Start serving with a hybrid cache in this process."""
     global _state  # noqa: PLW0603 - SGLang calls the hooks and can hand them nothing
-    _state = ServingState(settings)
+    _state = ServingState(settings, scheduler)
 
 
 def state() -> ServingState:
