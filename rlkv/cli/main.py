@@ -6,7 +6,6 @@ module in turn keeps torch and transformers out of its top level.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -17,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rlkv.errors import RLKVError
+from rlkv.process import prepare_for_cpu
 
 PLUGIN_GROUP = "rlkv.commands"
 """Entry-point group in which another package offers a ``typer.Typer`` as a sub-command."""
@@ -101,9 +101,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    # Read when torch loads. Its idle threads would spin: on a machine that does anything else besides, a
-    # step on the CPU then takes several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_for_cpu()
     app(prog_name="rlkv")
 
 
