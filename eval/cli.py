@@ -21,7 +21,7 @@ app = typer.Typer(help="Compare methods on tasks, with confidence intervals.", n
 
 app.command()(throughput)
 
-TABLE_WIDTH = 140
+TABLE_WIDTH = 150
 """Columns that the table needs; a folded row could not be read."""
 
 

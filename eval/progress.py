@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -14,8 +15,8 @@ from .results import Result
 class Watcher(Protocol):
     """What a comparison calls as it goes."""
 
-    def planned(self, answers: int) -> None:
-        """Work begins, of so many answers in all."""
+    def planned(self, answers: int, titles: Sequence[str]) -> None:
+        """Work begins, of so many answers in all, in steps of these titles."""
 
     def started(self, title: str, answers: int, done: int) -> None:
         """A step of so many answers begins, of which ``done`` are there already."""
@@ -36,7 +37,7 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that says nothing."""
 
-    def planned(self, answers: int) -> None: ...
+    def planned(self, answers: int, titles: Sequence[str]) -> None: ...
     def started(self, title: str, answers: int, done: int) -> None: ...
     def advanced(self, answers: int) -> None: ...
     def finished(self, title: str, result: Result) -> None: ...
@@ -49,7 +50,7 @@ class Terminal:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
@@ -60,6 +61,7 @@ class Terminal:
         )
         self._all = self._progress.add_task("comparison", total=None, unit="answers", start=False)
         self._step: TaskID | None = None
+        self._width = 0
 
     def __enter__(self) -> Terminal:
         self._progress.start()
@@ -68,7 +70,8 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def planned(self, answers: int) -> None:
+    def planned(self, answers: int, titles: Sequence[str]) -> None:
+        self._width = max(map(len, titles))
         self._progress.update(self._all, total=answers)
         self._progress.start_task(self._all)
 
@@ -84,7 +87,7 @@ class Terminal:
 
     def finished(self, title: str, result: Result) -> None:
         self._progress.console.print(
-            f"{title:<22} accuracy {result.accuracy:6.1%} [{result.low:.1%}, {result.high:.1%}]"
+            f"{title:<{self._width}}  accuracy {result.accuracy:6.1%} [{result.low:.1%}, {result.high:.1%}]"
             f"  length {result.mean_length:.0f}",
             highlight=False,
             markup=False,

@@ -16,15 +16,17 @@ from rlkv.heads import HeadsFile, heat_map, streaming_mask
 
 from .config import ALL_STREAMING, FULL, RANDOM, RLKV, TOKEN_DROPPERS
 from .folder import Run, read_answers, read_run, write_text
+from .glossary import glossary
 from .html.page import page
 from .markdown import markdown
 from .plots import plot_accuracy
 from .published import Published, of_task, read_published
 from .results import Answered, Result
+from .tables import empty_table
 
 COLUMNS = (
     *("method", "sparsity", "accuracy", "95% interval", "length"),
-    *("repetitive", "overlong", "incorrect", "KV KiB", "KV of full", "p vs full"),
+    *("repetitive", "overlong", "incorrect", "unparsed", "KV KiB", "KV of full", "p vs full"),
 )
 BUDGET = "budget"
 
@@ -40,7 +42,8 @@ def report(folder: Path, published: Path | None = None) -> list[Table]:
         published: table of published figures (``published.read_published``).
 
     Returns:
-        Tables for the terminal: one a task, and one of published figures where there are some of the task.
+        Tables for the terminal: one a task, one of published figures where there are some of the task, and
+        what the columns mean.
 
     Raises:
         DataError: the folder holds no results, or cannot be written; the published figures cannot be read.
@@ -65,6 +68,7 @@ def report(folder: Path, published: Path | None = None) -> list[Table]:
         tables.append(table(own, captions[task]))
         if published:
             tables.append(published_table(of_task(rows, task), f"{task}, published ({published.name})"))
+    tables.append(glossary(columns(results)))
     write_text(folder / MARKDOWN_FILE, markdown(tables))
     write_text(folder / PAGE_FILE, page(folder, run, captions, in_order(answers), rows, published))
     return tables
@@ -79,34 +83,34 @@ def caption(run: Run, task: str) -> str:
 
 def table(results: Sequence[Result], title: str) -> Table:
     """Method by sparsity; draws of random share a row, their lowest and highest in place of an interval."""
-    lines = _empty_table(title)
-    budgets = any(result.budget is not None for result in results)
-    for name in (COLUMNS[0], BUDGET, *COLUMNS[1:]) if budgets else COLUMNS:
+    lines = empty_table(title)
+    names = columns(results)
+    for name in names:
         lines.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     previous = None
     for (method, _), group in grouped(results).items():
         if previous not in (None, method):
             lines.add_section()
-        lines.add_row(*_cells(method if method != previous else "", group, budgets))
+        lines.add_row(*_cells(group, BUDGET in names))
         previous = method
     return lines
 
 
+def columns(results: Sequence[Result]) -> tuple[str, ...]:
+    """Names of the table's columns; budgets have one where there are some."""
+    budgets = any(result.budget is not None for result in results)
+    return (COLUMNS[0], BUDGET, *COLUMNS[1:]) if budgets else COLUMNS
+
+
 def published_table(rows: Sequence[Published], title: str) -> Table:
     """Model by method, a column a sparsity; the cells of a task that the file lacks are empty."""
-    lines = _empty_table(title)
+    lines = empty_table(title)
     levels = sorted({level for row in rows for level in row.accuracy})
     for name in ("model", "method", "full", *(f"{level:g}" for level in levels)):
         lines.add_column(name, justify="left" if name in ("model", "method") else "right", no_wrap=True)
     for row in rows:
         cells = [f"{row.accuracy[level]:.1%}" if level in row.accuracy else "-" for level in levels]
         lines.add_row(row.model, row.method, f"{row.full:.1%}", *cells)
-    return lines
-
-
-def _empty_table(title: str) -> Table:
-    lines = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    lines.padding = (0, 2, 0, 0)
     return lines
 
 
@@ -128,7 +132,7 @@ def grouped(results: Sequence[Result]) -> dict[tuple[str, float], list[Result]]:
     return groups
 
 
-def _cells(method: str, group: list[Result], budgets: bool) -> list[str]:
+def _cells(group: list[Result], budgets: bool) -> list[str]:
     interval = f"[{group[0].low:.1%}, {group[0].high:.1%}]"
     if len(group) > 1:
         lowest, highest = (pick(r.accuracy for r in group) for pick in (min, max))
@@ -139,7 +143,7 @@ def _cells(method: str, group: list[Result], budgets: bool) -> list[str]:
     first = group[0]
     budget = [] if not budgets else ["-" if first.budget is None else f"{first.budget:g}"]
     return [
-        method,
+        first.method,
         *budget,
         "-" if first.method in TOKEN_DROPPERS else f"{first.sparsity:.3g}",
         f"{_mean(group, 'accuracy'):.1%}",
@@ -148,6 +152,7 @@ def _cells(method: str, group: list[Result], budgets: bool) -> list[str]:
         f"{_mean(group, 'repetitive'):.1%}",
         f"{_mean(group, 'overlong'):.1%}",
         f"{_mean(group, 'incorrect'):.1%}",
+        f"{_mean(group, 'unparsed'):.1%}",
         f"{_mean(group, 'kv_bytes') / 1024:.0f}",
         f"{fmean(shares):.1%}" if shares else "-",
         _p_value(group),

@@ -88,7 +88,9 @@ class Comparison:
         return read_results(self.config.out, read_run(self.config.out))
 
     def _answer_all(self, steps: list[Step]) -> None:
-        self.watcher.planned(len(steps) * self.config.samples * sum(map(len, self.examples.values())))
+        answers = len(steps) * self.config.samples * sum(map(len, self.examples.values()))
+        titles = [self._title(part, step) for step in steps for part in self.config.parts]
+        self.watcher.planned(answers, titles)
         entries: list[Entry] = []
         for planned in steps:  # outside, because a server with another cache takes its time to start
             for part in self.config.parts:
@@ -156,7 +158,7 @@ class Comparison:
         num_problems, draws = len(self.examples[part.label]), self.config.samples
         count, path = num_problems * draws, self.config.out / file
         with open_journal(path, self._identity(part, recipe), count, self.engine.unit) as journal:
-            title = str(step) if len(self.config.parts) == 1 else f"{part.label} {step}"
+            title = self._title(part, step)
             self.watcher.started(title, count, len(journal.samples))
             done = {sample.index for sample in journal.samples}
             for samples in self._samples(part, recipe, done):
@@ -164,6 +166,9 @@ class Comparison:
                 self.watcher.advanced(len(samples))
             figures = summarise(part.label, step, journal.samples, num_problems, draws, file)
             self.watcher.finished(title, figures)
+
+    def _title(self, part: Part, step: Step) -> str:
+        return str(step) if len(self.config.parts) == 1 else f"{part.label} {step}"
 
     def _samples(self, part: Part, recipe: CacheRecipe | None, done: set[int]) -> Iterator[list[Sample]]:
         """The graded answers that are missing, some at a time."""

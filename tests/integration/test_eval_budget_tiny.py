@@ -46,9 +46,10 @@ def test_every_method_holds_its_budget_and_little_less(run: tuple[Path, list[Res
 
 def test_the_report_names_the_budgets(run: tuple[Path, list[Result]]) -> None:
     out, _ = run
-    (table,) = report(out)
+    table, glossary = report(out)
     columns = {str(column.header): list(column.cells) for column in table.columns}
     assert columns["budget"][:3] == ["-", "0.8", "0.5"]
+    assert list(glossary.columns[0].cells) == list(columns)
     assert "-" in columns["sparsity"] and (out / "accuracy.png").stat().st_size > 10_000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 from rlkv_eval.ablation import as_gates, mean_logprob
+from rlkv_eval.cli import TABLE_WIDTH
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
 from rlkv_eval.methods import Step, plan, streaming_heads
 from rlkv_eval.plots import plot_accuracy
+from rlkv_eval.progress import Terminal
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import grouped, report, table
 from rlkv_eval.results import Result, summarise, with_shares
@@ -135,7 +138,9 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
     write_run(tmp_path, Run("some/model", None, shared, tasks, entries))
     with open_journal(tmp_path / path, own, 10, 4) as journal:
         journal.append([sample(i) for i in range(4)])
-    text = rendered(*report(tmp_path))
+    one, meanings = report(tmp_path)
+    assert list(meanings.columns[0].cells) == [column.header for column in one.columns]
+    text = rendered(one, meanings)
     assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
     written = {"summary.json", "accuracy.png", "accuracy.svg", "report.md", "report.html"}
     assert written <= {file.name for file in tmp_path.iterdir()}
@@ -147,7 +152,7 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def rendered(*what: Any) -> str:
-    console = Console(width=140, color_system=None)
+    console = Console(width=TABLE_WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(*what)
     return capture.get()
@@ -171,6 +176,27 @@ def test_table_groups_draws_and_sorts() -> None:
     text = rendered(table(MANY, "title"))
     assert "30.0%  3 draws 10.0% to 60.0%" in text
     assert "90.0%          [69.9%, 97.2%]" in text
+    assert len(re.findall(r"^rlkv +0\.[57] ", text, re.MULTILINE)) == 2  # named in every row
+    assert "…" not in text  # nothing is cut off at the terminal's width
+
+
+def test_table_shows_the_share_in_which_nothing_was_found() -> None:
+    answers = [sample(i, correct=False, extracted=None if i < 3 else "8") for i in range(20)]
+    some = summarise("tiny:easy", Step("rlkv", 0.5), answers, 20, 1, "results/x.jsonl")
+    (cells,) = (
+        list(column.cells) for column in table([some], "title").columns if column.header == "unparsed"
+    )
+    assert cells == ["15.0%"]
+
+
+def test_lines_of_finished_steps_stand_below_each_other() -> None:
+    console = Console(width=TABLE_WIDTH, color_system=None)
+    with console.capture() as capture, Terminal(console) as terminal:
+        terminal.planned(40, ["full", "streaming-llm at budget 0.6"])
+        terminal.finished("full", result("full", 0.0))
+        terminal.finished("streaming-llm at budget 0.6", result("streaming-llm", 0.0))
+    lines = [line for line in capture.get().splitlines() if " accuracy " in line]
+    assert len(lines) == 2 and len({line.index(" accuracy ") for line in lines}) == 1
 
 
 @pytest.mark.parametrize("results", [MANY, MANY[:1], [MANY[6]], [MANY[3]]], ids=len)
