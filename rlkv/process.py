@@ -15,8 +15,8 @@ def prepare_for_cpu() -> None:
     """Let torch's idle threads sleep, and let freed memory be used again.
 
     Idle threads would spin: on a machine that does anything else besides, a step on the CPU then takes
-    several times as long. And glibc hands large blocks back to the kernel as soon as they are freed: torch asks for the
-    same sizes at every decode step, and clearing those pages anew took 45% of the CPU time of
+    several times as long. And glibc hands large blocks back to the kernel as soon as they are freed: torch
+    asks for the same sizes at every decode step, and clearing those pages anew took 45% of the CPU time of
     ``rlkv eval run``.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
