@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from threading import Event, Lock, Thread
+from typing import Any
 
 from rlkv.errors import DataError
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+from .connection import Connection
 
 PLAIN_SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """A server would put in what the model's generation_config.json recommends."""
+
+PAUSES_S = (0.5, 1.0)
+"""Seconds before a request that failed is tried once more, and once again."""
+
+PASSING = frozenset((408, 409, 429, 500, 502, 503, 504))
+"""Statuses that the next try may not meet."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,15 @@ class Endpoint:
 def ask(endpoint: Endpoint, requests: Sequence[Request]) -> Iterator[list[Reply]]:
     """Send the requests, a number of them at a time, and hand on the replies as they come.
 
-    The requests live in a thread of their own: however long the caller takes over some replies, the server
-    gets its next requests at once.
+    Each request in flight has a thread and a connection of its own: however long the caller takes over some
+    replies, the server gets its next requests at once. Plain sockets, because a general client takes
+    milliseconds of CPU time a request (``scripts/bench_harness.py``), which a server on this machine lacks.
 
     Raises:
         DataError: the server cannot be reached, refused a request, or gave no token ids.
     """
     ready: SimpleQueue[Reply | BaseException] = SimpleQueue()
-    loop = asyncio.new_event_loop()
-    work = loop.create_task(_ask_all(endpoint, requests, ready))
-    thread = Thread(target=_run, args=(loop, work, ready), daemon=True)
-    thread.start()
+    crew = _Crew(endpoint, requests, ready)
     try:
         left = len(requests)
         while left:
@@ -97,64 +101,95 @@ def ask(endpoint: Endpoint, requests: Sequence[Request]) -> Iterator[list[Reply]
                 if isinstance(error, BaseException):
                     raise error
     finally:
-        loop.call_soon_threadsafe(work.cancel)
-        thread.join()
-        loop.close()
+        crew.stop()
 
 
-def _run(loop: asyncio.AbstractEventLoop, work: asyncio.Task[None], ready: SimpleQueue[Any]) -> None:
-    try:
-        loop.run_until_complete(work)
-    except asyncio.CancelledError:
-        pass  # the caller wants no more
-    except BaseException as error:
-        ready.put(error)
+class _Crew:
+    """Threads that ask one request after another until none is left."""
 
+    def __init__(
+        self, endpoint: Endpoint, requests: Sequence[Request], ready: SimpleQueue[Reply | BaseException]
+    ) -> None:
+        self._endpoint = endpoint
+        self._ready = ready
+        self._waiting = iter(requests)
+        self._taking = Lock()
+        self._stopped = Event()
+        count = min(endpoint.concurrency, len(requests))
+        self._connections = [Connection(endpoint.url) for _ in range(count)]
+        self._threads = [Thread(target=self._work, args=(own,), daemon=True) for own in self._connections]
+        for thread in self._threads:
+            thread.start()
 
-async def _ask_all(endpoint: Endpoint, requests: Sequence[Request], ready: SimpleQueue[Any]) -> None:
-    import httpx
-    from openai import AsyncOpenAI, OpenAIError
+    def stop(self) -> None:
+        """Break off what is in flight, which the server notices."""
+        self._stopped.set()
+        for connection in self._connections:
+            connection.abort()
+        for thread in self._threads:
+            thread.join()
 
-    waiting = iter(requests)
-    limits = httpx.Limits(max_connections=endpoint.concurrency)
-    http = httpx.AsyncClient(limits=limits, timeout=None, trust_env=False)
-    client = AsyncOpenAI(base_url=f"{endpoint.url}/v1", api_key="none", http_client=http, timeout=None)
-
-    async def worker() -> None:
-        for request in waiting:
-            ready.put(await _ask_one(client, endpoint, request))
-
-    async with client:
+    def _work(self, connection: Connection) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(endpoint.concurrency, len(requests))):
-                    group.create_task(worker())
-        except* (OpenAIError, DataError) as errors:
-            first = errors.exceptions[0]
-            raise DataError(
-                f"{endpoint.url}: {first}; answers so far are kept, run again to go on"
-            ) from first
+            while not self._stopped.is_set():
+                with self._taking:
+                    request = next(self._waiting, None)
+                if request is None:
+                    return
+                self._ready.put(self._ask(connection, request))
+        except (DataError, OSError, HTTPException) as error:
+            found = f"{self._endpoint.url}: {error}; answers so far are kept, run again to go on"
+            self._ready.put(DataError(found))
+        except BaseException as error:
+            self._ready.put(error)
+        finally:
+            connection.close()
+
+    def _ask(self, connection: Connection, request: Request) -> Reply:
+        body = json.dumps(completion_body(self._endpoint, request)).encode()
+        for pause in (*PAUSES_S, None):
+            try:
+                status, content = connection.post("/v1/completions", body)
+            except (OSError, HTTPException):
+                connection.close()  # the next try opens it anew
+                if pause is None:
+                    raise
+            else:
+                if pause is None or status not in PASSING:
+                    return _reply(self._endpoint, request, status, content)
+            self._stopped.wait(pause)
+        raise AssertionError("the last try returns or raises")
 
 
-async def _ask_one(client: AsyncOpenAI, endpoint: Endpoint, request: Request) -> Reply:
-    completion = await client.completions.create(
-        model=endpoint.model,
-        prompt=request.prompt,
-        max_tokens=endpoint.max_tokens,
-        temperature=endpoint.temperature,
-        top_p=endpoint.top_p,
-        seed=request.seed,
-        extra_body={**PLAIN_SAMPLING, "return_token_ids": True},
-    )
-    choice = completion.choices[0]
-    token_ids = (choice.model_extra or {}).get("token_ids")
+def completion_body(endpoint: Endpoint, request: Request) -> dict[str, Any]:
+    """What ``/v1/completions`` is sent."""
+    return {
+        "model": endpoint.model,
+        "prompt": request.prompt,
+        "max_tokens": endpoint.max_tokens,
+        "temperature": endpoint.temperature,
+        "top_p": endpoint.top_p,
+        "seed": request.seed,
+        **PLAIN_SAMPLING,
+        "return_token_ids": True,
+    }
+
+
+def _reply(endpoint: Endpoint, request: Request, status: int, content: bytes) -> Reply:
+    if status != 200:
+        raise DataError(f"status {status}: {content[:300].decode(errors='replace')}")
+    try:
+        (choice,) = json.loads(content)["choices"]
+        token_ids, finish_reason = choice.get("token_ids"), choice["finish_reason"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the reply is no completion: {content[:300].decode(errors='replace')}") from error
     if token_ids is None:
         raise DataError("the reply has no token_ids, expected a server that knows return_token_ids")
-    if choice.finish_reason not in ("stop", "length"):
-        raise DataError(f"an answer ended with {choice.finish_reason!r}, expected stop or length")
-    if choice.finish_reason == "length" and len(token_ids) < endpoint.max_tokens:
+    if finish_reason not in ("stop", "length"):
+        raise DataError(f"an answer ended with {finish_reason!r}, expected stop or length")
+    if finish_reason == "length" and len(token_ids) < endpoint.max_tokens:
         raise DataError(
             f"an answer was cut at {len(token_ids)} tokens, expected room for {endpoint.max_tokens}: "
             "the server's context is too short"
         )
-    return Reply(request.index, tuple(token_ids), choice.finish_reason)
+    return Reply(request.index, tuple(token_ids), finish_reason)

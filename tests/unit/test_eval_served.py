@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from rlkv_eval.checkpoint import Checkpoint, locate
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.runner import answerer
+from rlkv_eval.served import client
 from rlkv_eval.served.check import cache_type, check_server, number_type
 from rlkv_eval.served.client import Endpoint, Reply, Request, ask
 from rlkv_eval.throughput.client import server_info
@@ -118,14 +119,25 @@ def test_nobody_at_the_address(checkpoint: Checkpoint) -> None:
 
 
 @contextmanager
-def replying(body: dict[str, Any], status: int = 200) -> Iterator[str]:
-    """A server that says the same to everything; its address."""
+def replying(body: dict[str, Any], status: int = 200, fail: Sequence[int] = ()) -> Iterator[str]:
+    """A server that says the same to everything; its address.
+
+    Args:
+        fail: statuses that come before; 0 is a connection that breaks.
+    """
+    failures = iter(fail)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections open
+
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             content = json.dumps(body).encode()
-            self.send_response(status)
+            found = next(failures, status)
+            if not found:
+                self.close_connection = True
+                return
+            self.send_response(found)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -183,7 +195,7 @@ def test_who_wants_no_more_can_leave() -> None:
         (completion(token_ids=None), 200, "the reply has no token_ids"),
         (completion(finish_reason="content_filter"), 200, "ended with 'content_filter', expected stop or"),
         (completion(finish_reason="length"), 200, "an answer was cut at 2 tokens, expected room for 8"),
-        ({"message": "too long"}, 400, "Error code: 400 - {'message': 'too long'}; answers so far are kept"),
+        ({"message": "too long"}, 400, 'status 400: {"message": "too long"}; answers so far are kept'),
     ],
     ids=["no ids", "reason", "cut", "status"],
 )
@@ -191,6 +203,14 @@ def test_replies_that_are_refused(body: dict[str, Any], status: int, message: st
     with replying(body, status) as url, pytest.raises(DataError) as caught:
         asked(url, 5)
     assert message in str(caught.value) and str(caught.value).startswith(url)
+
+
+def test_a_server_that_is_busy_or_breaks_off_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAUSES_S", (0.0, 0.0))
+    with replying(completion(), fail=[503, 0]) as url:
+        assert len(asked(url, 1)) == 1
+    with replying(completion(), fail=[503, 503, 503]) as url, pytest.raises(DataError, match="status 503"):
+        asked(url, 1)
 
 
 def test_server_info_of_something_else() -> None:
