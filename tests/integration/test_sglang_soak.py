@@ -1,6 +1,7 @@
 """Minutes of random requests, shared prefixes and aborts on a server whose memory is far too small.
 
-``RLKV_SOAK_SECONDS`` says for how long, 600 by default; figures go to standard output (``pytest -s``).
+``RLKV_SOAK_SECONDS`` says for how long, 600 by default, ``RLKV_SOAK_SEED`` which requests; figures go to standard
+output (``pytest -s``).
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ pytestmark = [
 SECONDS = float(os.environ.get("RLKV_SOAK_SECONDS", "600"))
 ROUND_SECONDS = 60
 CLIENTS = 8
-SPARSITY, WINDOW = 0.5, Window(4, 28)
+SEED = int(os.environ.get("RLKV_SOAK_SEED", "0"))
+SPARSITY = 0.5
 POOL_TOKENS = 1200
-CHECKED_SHARE = 0.1
+CHECKED_SHARE = 0.2
 
 
 @dataclass
@@ -71,15 +73,18 @@ def client(server: Server, shared: list[list[int]], seed: int, until: float, cou
             count.add(prompt, reply, keep=rng.random() < CHECKED_SHARE)
 
 
-def test_nothing_is_leaked_and_no_token_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("window", "page_size"), [(Window(4, 28), 1), (Window(5, 20), 16)], ids=str)
+def test_nothing_is_leaked_and_no_token_is_wrong(tmp_path: Path, window: Window, page_size: int) -> None:
     heads = heads_file(tmp_path / "heads.json")
     flags = ["--rlkv-heads", str(heads), "--rlkv-sparsity", str(SPARSITY), "--chunked-prefill-size", "64"]
+    flags += ["--rlkv-sink-size", str(window.sink_size), "--rlkv-recent-size", str(window.recent_size)]
+    flags += ["--page-size", str(page_size)]
     flags += ["--max-total-tokens", str(POOL_TOKENS), "--rlkv-request-tokens", "100"]
     # Requests are admitted by their prompts alone, so that some have to be retracted.
     flags += ["--schedule-conservativeness", "0"]
     # Every step counts all slots of both pools, and ends the server when one is leaked or freed twice.
     strict = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
-    rng, count, end = random.Random(0), Count(), time.monotonic() + SECONDS
+    rng, count, end = random.Random(SEED), Count(), time.monotonic() + SECONDS
     with Server(flags, tmp_path, strict) as server:
         shared = [random_tokens(rng, 250) for _ in range(4)]
         while time.monotonic() < end:
@@ -97,12 +102,13 @@ def test_nothing_is_leaked_and_no_token_is_wrong(tmp_path: Path) -> None:
             assert (used["full_tokens_used"], used["window_tokens_used"]) == (0, 0)
             count.rounds += 1
             for prompt, output in count.samples:
-                assert first_wrong(heads, SPARSITY, WINDOW, prompt, output) is None
+                assert first_wrong(heads, SPARSITY, window, prompt, output) is None
             count.checked += len(count.samples)
             count.samples.clear()
         log = server.log.read_text()
     count_of_retractions = log.count("Retract requests")
     figures = {name: value for name, value in vars(count).items() if isinstance(value, int)}
-    print(json.dumps({**figures, "seconds": SECONDS, "retractions": count_of_retractions}))
+    about = {"page_size": page_size, "seed": SEED, "seconds": SECONDS, "retractions": count_of_retractions}
+    print(json.dumps({**about, **figures}))
     assert count_of_retractions
     assert min(count.aborted, count.checked, count.cached_tokens) > 0
