@@ -1,7 +1,7 @@
 """Minutes of random requests, shared prefixes and aborts on a server whose memory is far too small.
 
-``RLKV_SOAK_SECONDS`` says for how long, 600 by default, ``RLKV_SOAK_SEED`` which requests; figures go to standard
-output (``pytest -s``).
+``RLKV_SOAK_SECONDS`` says for how long, 600 by default, ``RLKV_SOAK_SEED`` which requests; figures go to
+standard output (``pytest -s``).
 """
 
 from __future__ import annotations
