@@ -84,15 +84,27 @@ def report_command(
             show_default=False,
         ),
     ] = None,
+    published_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model of that table to draw. Default: its only one, or the one of the same name.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print the tables of a comparison and write its summary.json, report.md, report.html and pictures."""
-    _report(folder, _console(), published)
+    if published_model and not published:
+        raise ConfigError("published_model: given without a table, expected --published TSV")
+    _report(folder, _console(), published, published_model)
 
 
-def _report(folder: Path, console: Console, published: Path | None = None) -> None:
+def _report(
+    folder: Path, console: Console, published: Path | None = None, published_model: str | None = None
+) -> None:
     from .report import report
 
-    for table in report(folder, published):
+    for table in report(folder, published, published_model):
         console.print()
         console.print(table)
     console.print(

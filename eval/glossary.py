@@ -24,8 +24,7 @@ MEANINGS = {
     "unparsed": "share of answers in which the grader found nothing to compare; wrong, so counted above, too",
     "KV KiB": "most keys and values that an answer held at any step, mean",
     "KV of full": "the same as a share of what the full cache holds for the same tokens",
-    "gained": "problems that the method solves more often than full",
-    "lost": "problems that full solves more often than the method",
+    "gained / lost": "problems that the method, or full, solves more often than the other",
     "p vs full": "chance of gains and losses as uneven as these if the method were as good as full",
 }
 """By the column's name."""

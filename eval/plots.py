@@ -1,19 +1,23 @@
-"""Accuracy against sparsity, or against the budget, a panel a task, a line a method."""
+"""Accuracy against sparsity, or against the KV bytes held, a panel a task, a line a method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rlkv.errors import DataError
 
+from .axis import Axis, axis_of
 from .config import ABLATION, ALL_STREAMING, FULL, KVZIP_HEADS, RANDOM, RLKV, TOKEN_DROPPERS
+from .published import Published
 from .results import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
 INK, FAINT = "#33373d", "#d9dce1"
 
@@ -29,28 +33,70 @@ COLOURS = {
     **dict(zip(TOKEN_DROPPERS, DROPPER_COLOURS, strict=True)),
 }
 """Okabe and Ito's palette, which colour-blind readers can tell apart, and two dark tones beyond it. Token
-droppers take the same colours again, with dashed lines."""
+droppers take the same colours again, with dotted lines."""
 
-DASHES = (0, (4, 2))
+SOLID: tuple[float, ...] = ()
+DOTTED = (1.2, 1.2)
+DASHED = (4.0, 2.0)
+"""Strokes and gaps in line widths: measured methods by heads, token droppers, published figures."""
 
 MARKERS = {RLKV: "o", ABLATION: "s", RANDOM: "^", ALL_STREAMING: "D"}
 
-LABEL_ROOM = 0.24
-"""Room to the right of the last point for its label, as a share of the points' span."""
+LETTER = 0.0125
+"""Width of a label's letter, as a share of the axis."""
 
 LABEL_GAP = 0.052
 """Least vertical distance of two labels, as a share of the axis."""
 
+COLUMN = 0.12
+"""Labels whose points are nearer than this, as a share of the axis, stand in one column."""
+
+DODGE = 3.0
+"""Points between the marks of two methods at one place, so that their intervals do not cover each other."""
 
 MAX_COLUMNS = 3
 """Panels side by side."""
 
 
-def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
+@dataclass(frozen=True)
+class Panel:
+    """What one task's picture shows.
+
+    Attributes:
+        title: of the panel.
+        results: measured; at least one.
+        published: to draw beside, by the run's names of the methods (``published.beside``).
+        source: what the published figures are from.
+    """
+
+    title: str
+    results: Sequence[Result]
+    published: Sequence[Published] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name beside a line's last point.
+
+    Attributes:
+        place: of the point, in data coordinates.
+        height: the same.
+        text: the name.
+        colour: of the line.
+    """
+
+    place: float
+    height: float
+    text: str
+    colour: str
+
+
+def plot_accuracy(panels: Sequence[Panel], path: Path) -> None:
     """Draw the comparison into a PNG or SVG file.
 
     Args:
-        tasks: results of each task under the title of its panel; at least one.
+        panels: one a task; at least one.
         path: where to; the suffix picks the format.
 
     Raises:
@@ -59,11 +105,11 @@ def plot_accuracy(tasks: Mapping[str, Sequence[Result]], path: Path) -> None:
     from matplotlib import rc_context  # here: half a second that only this function needs
     from matplotlib.figure import Figure
 
-    columns = min(len(tasks), MAX_COLUMNS)
-    rows = -(-len(tasks) // columns)
+    columns = min(len(panels), MAX_COLUMNS)
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(7.2 * columns, 4.4 * rows), layout="constrained")
-    for place, (title, results) in enumerate(tasks.items(), start=1):
-        _draw_task(figure.add_subplot(rows, columns, place), results, title)
+    for place, panel in enumerate(panels, start=1):
+        _draw_task(figure.add_subplot(rows, columns, place), panel)
     try:
         # The same picture is the same file: no date in it, and no ids drawn at random.
         with rc_context({"svg.hashsalt": "rlkv"}):
@@ -79,91 +125,151 @@ def colours(results: Sequence[Result]) -> dict[str, str]:
     return {method: COLOURS.get(method) or next(spare) for method in methods}
 
 
-def _draw_task(axes: Axes, results: Sequence[Result], title: str) -> None:
-    if any(result.budget is not None for result in results):
-        results = [r for r in results if r.method == FULL or r.budget is not None]
-    _prepare(axes, results, title)
-    labels = []
-    for method, colour in colours(results).items():
-        if method == FULL:
-            continue
-        own = sorted((r for r in results if r.method == method), key=_saving)
-        height = _draw_draws(axes, own, colour) if method == RANDOM else _draw_line(axes, own, colour)
-        labels.append((height, own[-1].level, method, colour))
-    for result in results:
+def dashes(method: str) -> tuple[float, ...]:
+    """Strokes and gaps of a measured method's line, in line widths; empty for a solid one."""
+    return DOTTED if method in TOKEN_DROPPERS else SOLID
+
+
+def _draw_task(axes: Axes, panel: Panel) -> None:
+    axis = axis_of(panel.results)
+    placed = [r for r in panel.results if axis.place(r) is not None]
+    methods = list(dict.fromkeys(r.method for r in placed))
+    _prepare(axes, panel, axis)
+    labels: list[Label] = []
+    for number, (method, colour) in enumerate(
+        (m, c) for m, c in colours(panel.results).items() if m in methods
+    ):
+        own = sorted((r for r in placed if r.method == method), key=lambda r: r.level, reverse=axis.of_bytes)
+        moved = _moved(axes, DODGE * (number - (len(methods) - 1) / 2))
+        draw = _draw_draws if method == RANDOM else _draw_line
+        text = "random (mean of dots)" if method == RANDOM else method
+        labels.append(Label(*draw(axes, own, axis, colour, moved), text, colour))
+        for row in (row for row in panel.published if row.method == method and row.accuracy):
+            labels.append(Label(*_draw_published(axes, row, axis, colour), _published_name(method), colour))
+    end = _places(panel, axis)[-1]
+    for result in panel.results:
         if result.method == FULL:
-            _draw_full(axes, result)
+            labels += _draw_full(axes, result, panel.published, end)
     _label(axes, labels)
 
 
-def _saving(result: Result) -> float:
-    """Orders results by what they save, which the picture shows from left to right."""
-    return result.sparsity if result.budget is None else -result.budget
+def _places(panel: Panel, axis: Axis) -> list[float]:
+    """All places of a picture from left to right, those of the marks included; never none."""
+    marks = axis.marks(panel.results, panel.published) or (0.0, 1.0)
+    found = [*marks, *(place for r in panel.results if (place := axis.place(r)) is not None)]
+    return sorted(found, reverse=axis.of_bytes)
 
 
-def _prepare(axes: Axes, results: Sequence[Result], title: str) -> None:
-    budgets = any(result.budget is not None for result in results)
-    levels = sorted({r.level for r in results if r.method != FULL}, reverse=budgets) or [0.0, 1.0]
-    span = (-1 if budgets else 1) * max(abs(levels[-1] - levels[0]), 0.1)
-    axes.set_xlim(levels[0] - 0.05 * span, levels[-1] + LABEL_ROOM * span)
-    axes.set_xticks(levels, [f"{level:g}" for level in levels])
+def _moved(axes: Axes, points: float) -> Transform:
+    """Data coordinates moved to the right by so many points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure()
+    assert figure is not None, "axes are made by their figure"
+    return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+
+
+def _prepare(axes: Axes, panel: Panel, axis: Axis) -> None:
+    marks = axis.marks(panel.results, panel.published)
+    first, *_, last = _places(panel, axis) * 2
+    span = (-1 if axis.of_bytes else 1) * max(abs(last - first), 0.1)
+    names = [f"{r.method} 100.0%" if r.method == FULL else r.method for r in panel.results]
+    names += [_published_name(f"{row.method} 100.0%") for row in panel.published]
+    room = LETTER * max(map(len, names)) + 0.02
+    axes.set_xlim(first - 0.05 * span, last + 1.05 * span * room / (1 - room))
+    axes.set_xticks(list(marks), list(marks.values()))
     axes.set_ylim(-0.02, 1.06)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20%", "40%", "60%", "80%", "100%"])
-    what = "budget (share of full's KV bytes)" if budgets else "sparsity (share of KV heads that stream)"
-    axes.set_xlabel(what, color=INK)
+    axes.set_xlabel(axis.title, color=INK)
     axes.set_ylabel("accuracy, 95% interval", color=INK)
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    note = f"\ndashed: published, {panel.published[0].model} ({panel.source})" if panel.published else ""
+    axes.set_title(panel.title + note, fontsize=10, color=INK, loc="left")
+    axes.grid(axis="both" if axis.of_bytes else "y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.spines[:].set_visible(False)
 
 
-def _draw_full(axes: Axes, full: Result) -> None:
-    """The reference across the picture, named at its left end, where no other label is."""
-    axes.axhline(full.accuracy, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1.5)
-    axes.axhspan(full.low, full.high, color=INK, alpha=0.1, linewidth=0)
-    axes.annotate(
-        f"full {full.accuracy:.1%}",
-        (0.0, full.accuracy),
-        xycoords=("axes fraction", "data"),
-        xytext=(2, 4),
-        textcoords="offset points",
-        fontsize=9,
-        color=INK,
-        va="bottom",
-    )
+def _draw_full(axes: Axes, full: Result, published: Sequence[Published], end: float) -> list[Label]:
+    """The references, measured and published, from the left to the last place."""
+    start = axes.get_xlim()[0]
+    axes.hlines(full.accuracy, start, end, color=INK, linewidth=1.1, zorder=1.5)
+    axes.fill_between([start, end], full.low, full.high, color=INK, alpha=0.1, linewidth=0)
+    labels = [Label(end, full.accuracy, f"{FULL} {full.accuracy:.1%}", INK)]
+    if published:
+        theirs = published[0].full
+        axes.hlines(theirs, start, end, color=INK, linewidth=1.1, linestyle=(0, DASHED), zorder=1.5)
+        labels.append(Label(end, theirs, f"{_published_name(FULL)} {theirs:.1%}", INK))
+    return labels
 
 
-def _draw_line(axes: Axes, results: list[Result], colour: str) -> float:
-    """One line with error bars; returns the height of its last point."""
-    x, y = [r.level for r in results], [r.accuracy for r in results]
+def _draw_line(
+    axes: Axes, results: list[Result], axis: Axis, colour: str, moved: Transform
+) -> tuple[float, float]:
+    """One line with error bars; returns its last point."""
+    x, y = [axis.place(r) or 0.0 for r in results], [r.accuracy for r in results]
     errors = [[r.accuracy - r.low for r in results], [r.high - r.accuracy for r in results]]
     style: Any = {"color": colour, "marker": MARKERS.get(results[0].method, "v"), "markersize": 5}
-    if results[0].method in TOKEN_DROPPERS:
-        style["linestyle"] = DASHES
-    axes.errorbar(x, y, yerr=errors, linewidth=1.8, elinewidth=1.1, capsize=2.5, **style)
-    return y[-1]
+    pattern = dashes(results[0].method)
+    style["linestyle"] = (0, pattern) if pattern else "-"
+    axes.errorbar(x, y, yerr=errors, linewidth=1.8, elinewidth=1.1, capsize=2.5, transform=moved, **style)
+    return x[-1], y[-1]
 
 
-def _draw_draws(axes: Axes, results: list[Result], colour: str) -> float:
-    """A line through the mean of the draws, each draw a faint dot; returns the height of its last point."""
-    groups: dict[float, list[float]] = {}
-    for result in results:
-        groups.setdefault(result.level, []).append(result.accuracy)
-    x, y = [r.level for r in results], [r.accuracy for r in results]
-    axes.scatter(x, y, color=colour, alpha=0.35, s=14, linewidth=0)
-    means = [fmean(group) for group in groups.values()]
-    axes.plot(list(groups), means, color=colour, marker=MARKERS[RANDOM], markersize=5, linewidth=1.8)
+def _draw_draws(
+    axes: Axes, results: list[Result], axis: Axis, colour: str, moved: Transform
+) -> tuple[float, float]:
+    """A line through the mean of the draws, each draw a faint dot; returns its last point."""
+    x, y = [axis.place(r) or 0.0 for r in results], [r.accuracy for r in results]
+    axes.scatter(x, y, color=colour, alpha=0.35, s=14, linewidth=0, transform=moved)
+    groups: dict[float, list[tuple[float, float]]] = {}
+    for result, point in zip(results, zip(x, y, strict=True), strict=True):
+        groups.setdefault(result.level, []).append(point)
+    means = [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups.values()]
+    x, y = [x for x, _ in means], [y for _, y in means]
+    axes.plot(x, y, color=colour, marker=MARKERS[RANDOM], markersize=5, linewidth=1.8, transform=moved)
     return means[-1]
 
 
-def _label(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Write each method's name to the right of its last point, apart where they would overlap."""
-    taken: dict[float, float] = {}
-    for height, level, method, colour in sorted(labels):
-        place = max(height, taken.get(level, -1.0) + LABEL_GAP)
-        taken[level] = place
-        text = "random (mean of dots)" if method == RANDOM else method
-        style: Any = {"color": colour, "fontsize": 9, "va": "center"}
-        axes.annotate(text, (level, place), xytext=(9, 0), textcoords="offset points", **style)
+def _draw_published(axes: Axes, row: Published, axis: Axis, colour: str) -> tuple[float, float]:
+    """Dashed, with hollow marks and no interval, which tables do not give; returns the last point."""
+    points = sorted(
+        ((axis.place_published(sparsity), accuracy) for sparsity, accuracy in row.accuracy.items()),
+        reverse=axis.of_bytes,
+    )
+    x, y = zip(*points, strict=True)
+    style: Any = {"marker": MARKERS.get(row.method, "v"), "markersize": 5, "markerfacecolor": "white"}
+    axes.plot(x, y, color=colour, linewidth=1.1, linestyle=(0, DASHED), **style)
+    return points[-1]
+
+
+def _published_name(method: str) -> str:
+    return f"{method}, published"
+
+
+def _label(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write names to the right of the last points, in columns, apart where they would overlap."""
+    left, right = axes.get_xlim()
+    columns: dict[float, list[Label]] = {}
+    for label in sorted(labels, key=lambda label: label.place, reverse=bool(right > left)):
+        near = (place for place in columns if abs(place - label.place) < COLUMN * abs(right - left))
+        columns.setdefault(next(near, label.place), []).append(label)
+    ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}  # a line may pass behind
+    for place, column in columns.items():
+        column.sort(key=lambda label: label.height)
+        heights = spread([label.height for label in column], LABEL_GAP, axes.get_ylim()[1])
+        for label, height in zip(column, heights, strict=True):
+            style: Any = {"color": label.colour, "fontsize": 9, "va": "center", "bbox": ground}
+            axes.annotate(label.text, (place, height), xytext=(12, 0), textcoords="offset points", **style)
+
+
+def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
+    """Rising heights moved apart by at least a gap: up, and down again where they would leave the top."""
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + gap) if places else height)
+    limit = top
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], limit)
+        limit = places[index] - gap
+    return places

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlkv.errors import DataError
+from rlkv.errors import ConfigError, DataError
 
 COLUMNS = ("model", "bench", "full", "method")
 SPARSITY_PREFIX = "sp"
@@ -66,6 +66,43 @@ def read_published(path: Path) -> list[Published]:
 def of_task(rows: Sequence[Published], label: str) -> list[Published]:
     """The rows of one task."""
     return [row for row in rows if row.is_of(label)]
+
+
+def model_to_draw(rows: Sequence[Published], asked: str | None, measured: str) -> str | None:
+    """The model whose figures are drawn beside measured ones: no curve may mix models.
+
+    Args:
+        rows: of the whole table.
+        asked: name in the table, None to choose: the only model, or else the measured one by name.
+        measured: name or folder of the model that was evaluated.
+
+    Returns:
+        Its name in the table; None if there are several and none has the measured one's name.
+
+    Raises:
+        ConfigError: the table lacks the model that was asked for.
+    """
+    models = list(dict.fromkeys(row.model for row in rows))
+    if asked is not None and asked not in models:
+        raise ConfigError(f"published_model is {asked!r}, expected one of {', '.join(models)}")
+    if asked is not None or len(models) == 1:
+        return asked or models[0]
+    return next((model for model in models if _plain(model) == _plain(Path(measured).name)), None)
+
+
+def beside(
+    rows: Sequence[Published], label: str, model: str | None, methods: Iterable[str]
+) -> list[Published]:
+    """The rows of one task and model whose method took part, under the name that it has in the run.
+
+    Names are equal if their letters and digits are: ``DuoAttention`` is ``duo-attention``.
+    """
+    names = {_plain(method): method for method in methods}
+    return [
+        replace(row, method=names[_plain(row.method)])
+        for row in of_task(rows, label)
+        if row.model == model and _plain(row.method) in names
+    ]
 
 
 def _row(path: Path, number: int, row: dict[str, str], levels: list[str]) -> Published:

@@ -19,8 +19,8 @@ from .folder import Run, read_answers, read_run, write_text
 from .glossary import glossary
 from .html.page import page
 from .markdown import markdown
-from .plots import plot_accuracy
-from .published import Published, of_task, read_published
+from .plots import Panel, plot_accuracy
+from .published import Published, beside, model_to_draw, of_task, read_published
 from .results import Answered, Result
 from .tables import empty_table
 
@@ -34,22 +34,25 @@ SUMMARY_FILE, MARKDOWN_FILE, PAGE_FILE, HEADS_FILE = "summary.json", "report.md"
 ACCURACY_FILES = ("accuracy.png", "accuracy.svg")
 
 
-def report(folder: Path, published: Path | None = None) -> list[Table]:
+def report(folder: Path, published: Path | None = None, published_model: str | None = None) -> list[Table]:
     """Write summary, pictures, Markdown and the HTML page into a run folder.
 
     Args:
         folder: of the run.
         published: table of published figures (``published.read_published``).
+        published_model: the table's model to draw, None to choose (``published.model_to_draw``).
 
     Returns:
         Tables for the terminal: one a task, one of published figures where there are some of the task, and
         what the columns mean.
 
     Raises:
+        ConfigError: the table lacks the model that was asked for.
         DataError: the folder holds no results, or cannot be written; the published figures cannot be read.
     """
     run = read_run(folder)
     rows = read_published(published) if published else []
+    model = model_to_draw(rows, published_model, run.model)
     answers = read_answers(folder, run)
     if not answers:
         raise DataError(f"{folder}: holds no answers yet, expected at least one batch")
@@ -59,18 +62,24 @@ def report(folder: Path, published: Path | None = None) -> list[Table]:
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     by_task = {task: [r for r in results if r.task == task] for task in run.tasks}
     answered = {task: own for task, own in by_task.items() if own}
-    captions = {task: caption(run, task) for task in answered}
+    source = published.name if published else ""
+    panels = {
+        task: Panel(
+            caption(run, task), own, beside(rows, task, model, dict.fromkeys(r.method for r in own)), source
+        )
+        for task, own in answered.items()
+    }
     for name in ACCURACY_FILES:
-        plot_accuracy({captions[task]: own for task, own in answered.items()}, folder / name)
+        plot_accuracy(list(panels.values()), folder / name)
     _plot_heads(folder, run)
     tables = []
     for task, own in answered.items():
-        tables.append(table(own, captions[task]))
-        if published:
-            tables.append(published_table(of_task(rows, task), f"{task}, published ({published.name})"))
+        tables.append(table(own, panels[task].title))
+        if theirs := of_task(rows, task):
+            tables.append(published_table(theirs, f"{task}, published accuracy by sparsity ({source})"))
     tables.append(glossary(columns(results)))
     write_text(folder / MARKDOWN_FILE, markdown(tables))
-    write_text(folder / PAGE_FILE, page(folder, run, captions, in_order(answers), rows, published))
+    write_text(folder / PAGE_FILE, page(folder, run, panels, in_order(answers), rows))
     return tables
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +16,13 @@ from typing import Any
 from rlkv.errors import DataError
 from rlkv.heads import HeadsFile
 
+from ..axis import Axis, axis_of
+from ..config import TOKEN_DROPPERS
 from ..failures import failure
 from ..folder import Run, read_problems
+from ..glossary import MEANINGS
 from ..methods import Step
-from ..plots import colours
+from ..plots import DASHED, Panel, colours, dashes
 from ..published import Published, of_task
 from ..records import Sample
 from ..results import Answered, Result
@@ -33,20 +36,18 @@ THROUGHPUT_FILE = "throughput.json"
 def page(
     folder: Path,
     run: Run,
-    captions: dict[str, str],
+    panels: Mapping[str, Panel],
     answers: Sequence[Answered],
     published: Sequence[Published],
-    source: Path | None,
 ) -> str:
     """The page's text, the same for the same run.
 
     Args:
         folder: of the run, with heads files, problems, and ``throughput.json`` where that was measured.
         run: the comparison.
-        captions: a line for each task that has results, by its label.
+        panels: what the chart of each task shows, by the task's label.
         answers: all results in the order of the table, and their answers.
-        published: figures to show beside.
-        source: file that they are from.
+        published: all rows of the table of published figures.
 
     Raises:
         DataError: a file of the run is missing or damaged.
@@ -55,19 +56,20 @@ def page(
         "settings": _settings(run),
         "draws": run.settings["samples"],
         "tasks": [
-            _task(label, caption, [(i, *a) for i, a in enumerate(answers) if a[0].task == label], published)
-            for label, caption in captions.items()
+            _task(label, panel, [(i, *a) for i, a in enumerate(answers) if a[0].task == label], published)
+            for label, panel in panels.items()
         ],
         "heads": _heads(folder, run),
         "throughput": _throughput(folder),
-        "published": source.name if source else None,
+        "glossary": MEANINGS,
+        "published_dash": DASHED,
     }
     return Template(_asset("template.html")).substitute(
         title=_escaped(f"{Path(run.model).name}: KV cache and accuracy"),
         style=_asset("style.css"),
         script=_asset("report.js"),
         figures=json.dumps(figures).replace("<", "\\u003c"),
-        samples=_samples(folder, captions, answers),
+        samples=_samples(folder, panels, answers),
     )
 
 
@@ -82,25 +84,38 @@ def _settings(run: Run) -> str:
 
 
 def _task(
-    label: str, caption: str, answered: list[tuple[int, Result, list[Sample]]], published: Sequence[Published]
+    label: str, panel: Panel, answered: list[tuple[int, Result, list[Sample]]], published: Sequence[Published]
 ) -> dict[str, Any]:
-    results = [result for _, result, _ in answered]
-    colour = colours(results)
-    axis = "sparsity" if all(result.budget is None for result in results) else "budget"
+    colour, axis = colours(panel.results), axis_of(panel.results)
     return {
         "label": label,
-        "caption": caption,
-        "axis": axis,
+        "caption": panel.title,
+        "axis": {
+            "title": axis.title,
+            "of_bytes": axis.of_bytes,
+            "marks": list(axis.marks(panel.results, panel.published).items()),
+        },
         "results": [
-            _result(place, result, own, colour[result.method], getattr(result, axis))
+            _result(place, result, own, colour[result.method], axis.place(result))
             for place, result, own in answered
         ],
+        "source": panel.source,
         "published": [asdict(row) for row in of_task(published, label)],
+        "drawn": [_drawn(row, axis, colour[row.method]) for row in panel.published],
     }
 
 
+def _drawn(row: Published, axis: Axis, colour: str) -> dict[str, Any]:
+    """A published curve; its points from left to right."""
+    points = [
+        {"x": axis.place_published(sparsity), "sparsity": sparsity, "accuracy": accuracy}
+        for sparsity, accuracy in sorted(row.accuracy.items())
+    ]
+    return {"method": row.method, "model": row.model, "full": row.full, "colour": colour, "points": points}
+
+
 def _result(
-    place: int, result: Result, samples: list[Sample], colour: str, level: float | None
+    place: int, result: Result, samples: list[Sample], colour: str, x: float | None
 ) -> dict[str, Any]:
     lengths = [sample.length for sample in samples]
     cuts = quantiles(lengths, n=10, method="inclusive") if len(lengths) > 1 else lengths * 9
@@ -110,8 +125,11 @@ def _result(
         "id": place,
         "label": step.name,
         "name": str(step),
-        "level": level,
+        "x": x,
+        "level": result.level,
+        "drops_tokens": result.method in TOKEN_DROPPERS,
         "colour": colour,
+        "dash": dashes(result.method),
         "median_length": round(cuts[4]),
         "p90_length": round(cuts[8]),
     }

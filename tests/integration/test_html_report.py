@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from rlkv_eval.folder import Entry, Run, create, keep_heads, keep_problems, result_path, write_run
+from rlkv_eval.glossary import MEANINGS
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import report
 from rlkv_eval.tasks import Example
@@ -61,7 +62,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entries.append(Entry(TASK, method, sparsity, None, path, own))
     write_run(folder, Run("tiny-reasoner", "4+28", SETTINGS, {TASK: {"num_problems": N}}, entries))
     (folder / "published.tsv").write_text(
-        "model\tbench\tfull\tmethod\tsp0.5\nA\tTiny\t90\tRLKV\t88.5\nA\tAIME24\t90\tRLKV\t12.3\n"
+        "model\tbench\tfull\tmethod\tsp0.5\tsp0.7\n"
+        "A\tTiny\t90\tRLKV\t88.5\t71.5\nA\tTiny\t90\tH2O\t50\t40\nA\tAIME24\t90\tRLKV\t12.3\t4.5\n"
     )
     report(folder, folder / "published.tsv")
     return folder
@@ -94,14 +96,47 @@ def test_figures_are_those_of_the_summary(run: Path, page: Any) -> None:
     full, rlkv = json.loads((run / "summary.json").read_text())["results"]
     rows = [row.split("\t") for row in page.locator("#figures tbody tr").all_inner_texts()]
     assert [row[0].strip() for row in rows] == ["full", "rlkv"]
-    assert rows[0][2] == f"{full['accuracy']:.1%}" and rows[1][2] == f"{rlkv['accuracy']:.1%}"
+    columns = page.locator("#figures th").all_inner_texts()
+    for name, figure in (("accuracy", "accuracy"), ("unparsed", "unparsed"), ("KV of full", "kv_share")):
+        shown = [row[columns.index(name)] for row in rows]
+        assert shown == [f"{full[figure]:.1%}", f"{rlkv[figure]:.1%}"]
     assert rows[1][-1] == "<0.001" and rlkv["against_full"]["lost"] == round((1 - rlkv["accuracy"]) * N)
 
 
 def test_a_point_tells_its_figures(page: Any) -> None:
-    page.hover("#chart .point")
+    page.hover("#chart .point[data-result]")
     tip = page.inner_text("#tip")
-    assert "rlkv at 0.5" in tip and "overlong 33.4%" in tip and "334 lost" in tip
+    assert "rlkv at 0.5" in tip and "overlong 33.4%" in tip and "334 lost" in tip and "unparsed 33.4%" in tip
+
+
+def test_a_column_tells_what_it_means(page: Any) -> None:
+    page.hover("#figures th >> text=unparsed")
+    assert MEANINGS["unparsed"] in page.inner_text("#tip")
+
+
+def test_figures_are_rounded_as_in_the_tables(page: Any) -> None:
+    for value, digits in ((6.25, 1), (93.75, 1), (18.75, 1), (98.5, 0), (2674.5, 0), (0.05, 1), (33.4, 1)):
+        assert page.evaluate(f"fixed({value}, {digits})") == f"{value:.{digits}f}"
+
+
+def test_published_curves_are_dashed_and_tell_their_figures(page: Any) -> None:
+    assert page.locator("#chart g[data-published]").count() == 2  # rlkv and full; h2o took no part
+    assert page.get_attribute("#chart g[data-published=rlkv] path", "stroke-dasharray")
+    assert page.get_attribute("#chart g[data-method=rlkv] path", "stroke-dasharray") is None
+    assert {"rlkv, published", "full, published"} <= set(page.locator("#legend li").all_inner_texts())
+    assert "Dashed: published figures of A (published.tsv)" in page.inner_text("#note")
+    page.hover("#chart g[data-published=rlkv] circle >> nth=1")
+    tip = page.inner_text("#tip")
+    assert "rlkv, published" in tip and "A, published.tsv" in tip and "accuracy 71.5% at sparsity 0.7" in tip
+
+
+def test_text_of_the_chart_is_never_scaled(page: Any) -> None:
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(
+            "$('chart').viewBox.baseVal.width === Math.round($('chart').getBoundingClientRect().width)"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_published_figures_of_the_task_only(page: Any) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rlkv_eval.failures import MODES, failure
 from rlkv_eval.paired import paired, sign_test
-from rlkv_eval.published import of_task, read_published
+from rlkv_eval.published import Published, beside, model_to_draw, of_task, read_published
 from rlkv_eval.records import Sample
 
-from rlkv.errors import DataError
+from rlkv.errors import ConfigError, DataError
 
 RIGHT = Sample(0, "id", "text", "7", True, "equal", 9, 10, "stop", False, None, 1000.0, 900.0, 50)
 TABLE = (
@@ -88,6 +88,27 @@ def test_published_rows_find_their_task(tmp_path: Path) -> None:
     assert row.accuracy == {0.2: 0.395}  # not measured at 0.4
     assert [row.model for row in of_task(rows, "mmlu_pro:chemistry")] == ["B"]
     assert of_task(rows, "tiny:easy") == of_task(rows, "aime24") == []
+
+
+def test_published_curves_are_of_one_model_and_of_methods_that_took_part(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_text(TABLE)
+    rows = read_published(tmp_path / "table.tsv")
+    (row,) = beside(rows, "math_500", "A", ["full", "rlkv"])
+    assert row.method == "rlkv" and row.accuracy == pytest.approx({0.2: 0.844, 0.4: 0.846})
+    assert beside(rows, "math_500", "A", ["full", "h2o"]) == beside(rows, "math_500", "B", ["rlkv"]) == []
+    assert beside(rows, "math_500", None, ["rlkv"]) == []
+    duo = [replace(row, method="DuoAttention")]
+    assert [found.method for found in beside(duo, "math_500", "A", ["duo-attention"])] == ["duo-attention"]
+
+
+def test_published_model_is_the_asked_the_only_or_the_one_of_the_same_name() -> None:
+    a, b = (Published(model, "Tiny", 1.0, "RLKV", {0.5: 1.0}) for model in ("Some-8B", "Other"))
+    assert model_to_draw([a, b], "Other", "org/some_8b") == "Other"
+    assert model_to_draw([a, b], None, "org/some_8b") == "Some-8B"
+    assert model_to_draw([b], None, "org/some_8b") == "Other"
+    assert model_to_draw([a, b], None, "org/third") is model_to_draw([], None, "org/third") is None
+    with pytest.raises(ConfigError, match="published_model is 'C', expected one of Some-8B, Other"):
+        model_to_draw([a, b], "C", "org/some_8b")
 
 
 @pytest.mark.parametrize(

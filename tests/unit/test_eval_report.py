@@ -11,13 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 from rlkv_eval.ablation import as_gates, mean_logprob
+from rlkv_eval.axis import axis_of
 from rlkv_eval.cli import TABLE_WIDTH
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
 from rlkv_eval.methods import Step, plan, streaming_heads
-from rlkv_eval.plots import plot_accuracy
+from rlkv_eval.plots import Panel, plot_accuracy, spread
 from rlkv_eval.progress import Terminal
+from rlkv_eval.published import Published
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import grouped, report, table
 from rlkv_eval.results import Result, summarise, with_shares
@@ -201,8 +203,51 @@ def test_lines_of_finished_steps_stand_below_each_other() -> None:
 
 @pytest.mark.parametrize("results", [MANY, MANY[:1], [MANY[6]], [MANY[3]]], ids=len)
 def test_picture_of_any_set_of_methods(tmp_path: Path, results: list[Result]) -> None:
-    plot_accuracy({"title": results, "other": results}, tmp_path / "accuracy.png")
+    plot_accuracy([Panel("title", results), Panel("other", results)], tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def at_budget(method: str, budget: float, share: float, sparsity: float = 0.0) -> Result:
+    return replace(result(method, sparsity), budget=budget, kv_share=share)
+
+
+AT_BUDGETS = [
+    replace(result("full", 0.0, 1.0), kv_share=1.0),
+    *(
+        at_budget("rlkv", 0.6, 0.584, 0.52),
+        at_budget("rlkv", 0.4, 0.381, 0.77),
+        at_budget("r-kv", 0.6, 0.598),
+    ),
+    result("ablation", 0.5),
+]
+
+
+def test_budgets_stand_at_the_bytes_held_and_published_figures_at_what_full_heads_hold() -> None:
+    axis = axis_of(AT_BUDGETS)
+    assert [axis.place(r) for r in AT_BUDGETS] == [None, 0.584, 0.381, 0.598, None]
+    row = Published("A", "Tiny", 0.95, "rlkv", {0.2: 0.9, 0.4: 0.8})
+    assert axis.marks(AT_BUDGETS, [row]) == {0.8: "80%", 0.6: "60%", 0.4: "40%"}
+    plain = axis_of(MANY)
+    assert plain.place(MANY[4]) == 0.7 and plain.place(MANY[6]) is None
+    assert plain.marks(MANY, [row]) == {0.2: "0.2", 0.4: "0.4", 0.5: "0.5", 0.7: "0.7", 1.0: "1"}
+
+
+@pytest.mark.parametrize("results", [MANY, AT_BUDGETS], ids=["sparsities", "budgets"])
+def test_picture_names_published_curves(tmp_path: Path, results: list[Result]) -> None:
+    row = Published("Model A", "Tiny", 0.95, "rlkv", {0.2: 0.9, 0.4: 0.8})
+    for name, published in (("without", []), ("with", [row])):
+        plot_accuracy([Panel("title", results, published, "table.tsv")], tmp_path / f"{name}.svg")
+    without, beside = ((tmp_path / f"{name}.svg").read_text() for name in ("without", "with"))
+    for text in ("rlkv, published", "full, published 95.0%", "dashed: published, Model A (table.tsv)"):
+        assert f"<!-- {text} -->" in beside and f"<!-- {text} -->" not in without
+    assert beside.count("stroke-dasharray") == without.count("stroke-dasharray") + 2
+
+
+def test_labels_keep_apart_below_the_top() -> None:
+    assert spread([0.1, 0.5], 0.05, 1.06) == [0.1, 0.5]
+    assert spread([0.5, 0.5, 0.52], 0.05, 1.06) == pytest.approx([0.5, 0.55, 0.6])
+    assert spread([1.0, 1.0, 1.0], 0.05, 1.06) == pytest.approx([0.96, 1.01, 1.06])
+    assert spread([], 0.05, 1.06) == []
 
 
 def test_ablation_gates_keep_the_order_of_the_falls() -> None:
