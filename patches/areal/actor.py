@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from areal.api import FinetuneSpec, WeightUpdateMeta
-from areal.engine.fsdp_engine import FSDPPPOActor
 from areal.utils import stats_tracker
 from areal.utils.data import MicroBatchList
 
@@ -27,12 +26,13 @@ from rlkv.window import Window
 
 from . import gates_files, orphans
 from .config import GateActorConfig
+from .head import FrozenHeadActor
 
 REWARDS = "response_rewards"
 """Key under which micro-batches carry the rewards that AReaL drops before it forms them."""
 
 
-class GateActor(FSDPPPOActor):
+class GateActor(FrozenHeadActor):
     """The engine that AReaL's training workers run.
 
     Args:

@@ -49,13 +49,15 @@ def train(
     Interrupted? The same command continues from the last checkpoint.
     """
     config = from_recipe(recipe, preset, given(options))
-    from .run import check
+    from .run import check, forecast
     from .run import train as run
 
     overrides = set_areal or []
     if dry_run:
         from .experiment import describe
 
-        typer.echo(describe(check(config, overrides)))
+        built = check(config, overrides)
+        typer.echo(describe(built))
+        typer.echo(forecast(built), err=True)
         return
     typer.echo(f"wrote {run(config, overrides)}")

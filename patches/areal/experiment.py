@@ -58,7 +58,7 @@ def experiment(
         overrides: ``name=value`` for anything in AReaL's configuration.
 
     Raises:
-        ConfigError: an override that AReaL does not know.
+        ConfigError: an override that AReaL does not know, or that gates cannot be trained with.
     """
     files = Path(config.out).resolve() / "areal"
     names = {"experiment_name": EXPERIMENT, "trial_name": TRIAL}
@@ -100,7 +100,9 @@ def experiment(
     )
     built.evaluator.experiment_name, built.evaluator.trial_name = EXPERIMENT, TRIAL
     built.evaluator.fileroot = str(files)
-    return _override(built, overrides)
+    overridden = _override(built, overrides)
+    _refuse_what_gates_do_not_know(overridden, config)
+    return overridden
 
 
 def describe(built: GateExperimentConfig) -> str:
@@ -207,6 +209,20 @@ def _server_flags(config: ArealConfig, model: str, dtype: str) -> list[str]:
 
 def _tensorboard(config: ArealConfig) -> str | None:
     return str(Path(config.out).resolve() / "tensorboard") if "tensorboard" in config.report_to else None
+
+
+def _refuse_what_gates_do_not_know(built: GateExperimentConfig, config: ArealConfig) -> None:
+    """Overrides that would lay out processes or sequences in ways that attention and head do not handle."""
+    actor = built.actor
+    expected = {
+        "actor.backend": (actor.backend, config.trainer),
+        "rollout.backend": (built.rollout.backend, config.rollout),
+        "actor.enable_tree_training": (actor.enable_tree_training, False),
+        "actor.use_lora": (actor.use_lora, False),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ConfigError(f"AReaL: {name} is {found!r}, expected {wanted!r} where gates are trained")
 
 
 def _override(built: GateExperimentConfig, overrides: Sequence[str]) -> GateExperimentConfig:

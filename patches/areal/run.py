@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,23 @@ def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentC
     return experiment(config, model, dtype, torch.cuda.device_count(), this_process(), overrides)
 
 
+def forecast(built: GateExperimentConfig) -> str:
+    """What the run will need, a line each, for this machine's device."""
+    import torch
+    from transformers import AutoConfig
+
+    from rlkv.train.forecast import DecoderShape
+
+    from .forecast import forecast
+
+    try:
+        shape = DecoderShape.of(AutoConfig.from_pretrained(built.actor.path))
+    except OSError as error:  # a dry run may be far from the model
+        return f"forecast: none: {built.actor.path}: its config cannot be read: {_one_line(error)}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return forecast(built, shape, device)
+
+
 def _stored_dtype(model: str) -> str:
     from transformers import AutoConfig
 
@@ -70,6 +88,7 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
     for module in ("areal", "torchdata"):
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
     experiment = check(config, overrides)
+    print(forecast(experiment), file=sys.stderr)
     out = Path(config.out)
     dataset = _messages(load_training_data(config.data))
     claim_folder(out, config)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlkv.train.config import PRESETS, TrainConfig, require, setting
+from rlkv.train.config import CHECKPOINTING, PRESETS, TrainConfig, require, setting
 
 METHOD = "grpo-areal"
 
@@ -32,6 +32,7 @@ class ArealConfig(TrainConfig):
         "weight_update",
     )
 
+    gradient_checkpointing: bool = setting(True, CHECKPOINTING)
     max_staleness: int = setting(
         0,
         "Versions of the gates that a rollout may be behind. 0: generate and train in turn; above: at the "

@@ -12,6 +12,8 @@ from rlkv.window import PAPER_SERVE_WINDOW, PAPER_TRAIN_WINDOW, Window
 
 C = TypeVar("C", bound="RunConfig")
 
+CHECKPOINTING = "Recompute activations in the backward pass: less memory, a third more compute."
+
 
 def setting(default: Any, text: str) -> Any:
     """A field with its default and the line that explains it, on the command line too."""
@@ -63,9 +65,7 @@ class RunConfig:
 
     recommended_sparsity: float = setting(0.5, "Sparsity that heads.json recommends to servers.")
     dtype: str = setting("auto", "Precision of the frozen weights: auto (as stored), float32 or bfloat16.")
-    gradient_checkpointing: bool = setting(
-        False, "Recompute activations in the backward pass: less memory, a third more compute."
-    )
+    gradient_checkpointing: bool = setting(False, CHECKPOINTING)
     seed: int = setting(0, "Seed of data order and sampling.")
     save_every: int = setting(10, "Steps between checkpoints.")
     report_to: tuple[str, ...] = setting(

@@ -182,6 +182,31 @@ def training_bytes(shape: DecoderShape, work: Pass) -> int:
     return weight_bytes(shape, work.element_bytes) + kept + max(at_work, head_bytes(shape, work))
 
 
+def gathered_bytes(shape: DecoderShape, element_bytes: int) -> int:
+    """What a rank holds of the others' while FSDP computes: the language head, a layer, and the next one.
+
+    One rank alone holds them too: FSDP computes on copies.
+    """
+    layer = shape.matrix_parameters // shape.layers
+    return (shape.vocab * shape.hidden + 2 * layer) * element_bytes
+
+
+def sharded_training_bytes(shape: DecoderShape, work: Pass, ranks: int) -> int:
+    """Peak of a pass on each of some ranks that share the frozen weights out by FSDP."""
+    weights = weight_bytes(shape, work.element_bytes)
+    whole = training_bytes(shape, work)
+    return whole - weights + weights // ranks + gathered_bytes(shape, work.element_bytes)
+
+
+def server_bytes(
+    shape: DecoderShape, responses: int, tokens: int, element_bytes: int, gpus: int
+) -> tuple[int, int]:
+    """On each GPU of a tensor-parallel server: weights, and keys and values of responses at their end."""
+    own_kv = -(-shape.kv_heads // gpus) * shape.head_dim
+    held = 2 * responses * tokens * shape.layers * own_kv * element_bytes
+    return weight_bytes(shape, element_bytes) // gpus, held
+
+
 def rollout_bytes(shape: DecoderShape, responses: int, tokens: int, element_bytes: int) -> int:
     """End of the rollouts: weights, and keys and values of all responses, one layer of them in two copies."""
     layer = 2 * responses * tokens * shape.kv_width * element_bytes
@@ -212,17 +237,36 @@ def training_work(shape: DecoderShape, window: Window, work: Pass) -> Work:
     """Work of one forward and backward pass.
 
     Gradients go through frozen products once, not twice as in ordinary training; checkpointing adds a forward
-    pass of the layers.
+    pass of the layers, and the head is always computed again.
     """
     forwards = 2 if work.checkpointing else 1
-    matrix = 2 * work.total_tokens * shape.matrix_parameters * (forwards + 1)
-    head = 2 * work.total_tokens * shape.hidden * shape.vocab * 3
+    # The backward pass moves what two forward passes do.
+    return _work(shape, window, work, forwards + 1, 3, forwards + BACKWARD_OF_ATTENTION, forwards + 2)
+
+
+def scoring_work(shape: DecoderShape, window: Window, work: Pass) -> Work:
+    """Work of one forward pass alone, as for the log-probabilities of a decoupled loss."""
+    return _work(shape, window, work, 1, 1, 1, 1)
+
+
+def _work(
+    shape: DecoderShape,
+    window: Window,
+    work: Pass,
+    matrices: float,
+    heads: float,
+    attentions: float,
+    movements: float,
+) -> Work:
+    """Work of a pass in which each part is done as often as said, in forward passes."""
+    products = matrices * shape.matrix_parameters + heads * shape.hidden * shape.vocab
     seen = (work.tokens + 1) / 2 + min(window.size, (work.tokens + 1) / 2)
     pairs = work.total_tokens * seen * shape.layers
-    attention = 4 * pairs * shape.query_width * (forwards + BACKWARD_OF_ATTENTION)
-    passes = forwards + 2  # the backward pass moves what two forward passes do
-    traffic = passes * work.total_tokens * shape.layers * _layer_traffic(shape)
-    return Work(matrix + head, attention, traffic)
+    return Work(
+        matrix=2 * work.total_tokens * products,
+        attention=4 * pairs * shape.query_width * attentions,
+        traffic=movements * work.total_tokens * shape.layers * _layer_traffic(shape),
+    )
 
 
 def _layer_traffic(shape: DecoderShape) -> int:

@@ -14,7 +14,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from rlkv.errors import UnsupportedError
 from rlkv.train.forecast import HEAD_TOKENS
+
+LOGIT_CHANGES = {"logit_scale": 1.0, "logits_scaling": 1.0, "final_logit_softcapping": None}
+"""Settings by which transformers' models change what their language head gives, and what leaves it alone."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ def token_logprobs(
         -1
     )  # indices into the packed row, none a first token
     targets = rows.token_ids[0, predicted]
-    logprobs, entropies = FrozenHead.apply(
-        hidden[predicted - 1], model.get_output_embeddings().weight, targets, temperature
+    logprobs, entropies, *_ = FrozenHead.apply(
+        hidden[predicted - 1], head_weight(model), targets, temperature
     )
     return _unpack(logprobs, wanted, keep), _unpack(entropies, wanted, keep)
 
@@ -98,34 +102,56 @@ def _unpack(values: torch.Tensor, wanted: torch.Tensor, keep: int) -> torch.Tens
     return out.masked_scatter(wanted, values)[:, -keep:]
 
 
-class FrozenHead(torch.autograd.Function):
-    """Log-probabilities and entropies behind a language head that is not trained.
+def head_weight(model: PreTrainedModel) -> torch.nn.Parameter:
+    """Weight of the language head, [V, C].
 
-    Shapes: hidden [N, C], weight [V, C], targets int64 [N]; both results float32 [N]. The backward pass
-    computes the logits again, as many at a time as the forward pass.
+    Raises:
+        UnsupportedError: the model's logits are not the product of its hidden states and that weight alone.
+    """
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    settings = ((name, plain, getattr(config, name, None)) for name, plain in LOGIT_CHANGES.items())
+    found = [name for name, plain, value in settings if value not in (plain, None)]
+    if getattr(head, "bias", None) is not None:
+        found.append("a bias")
+    if found:
+        raise UnsupportedError(
+            f"{config.model_type}: the language head has {found[0]}, expected a product with its weight alone"
+        )
+    return head.weight
+
+
+class FrozenHead(torch.autograd.Function):
+    """What a loss and its statistics need of the logits behind a language head that is not trained.
+
+    Shapes: hidden [N, C], weight [V, C], targets int64 [N]. The results are float32 [N] each: the targets'
+    log-probabilities, and without a gradient the entropies and the smallest and largest logits, the latter
+    before the temperature. The backward pass computes the logits again, as many at a time as the forward pass.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs, entropies, normalisers = [], [], []
+    ) -> tuple[torch.Tensor, ...]:
+        logprobs, entropies, smallest, largest, normalisers = [], [], [], [], []
         for h, t in zip(hidden.split(HEAD_TOKENS), targets.split(HEAD_TOKENS), strict=True):
-            logits = (h @ weight.T).float().div_(temperature)
-            normaliser = logits.logsumexp(dim=-1)
-            logprobs.append(logits.gather(-1, t[:, None]).squeeze(-1) - normaliser)
-            mean_logit = (logits - normaliser[:, None]).exp_().mul_(logits).sum(dim=-1)
-            entropies.append(normaliser - mean_logit)
-            normalisers.append(normaliser)
+            logits = (h @ weight.T).float()
+            low, high = logits.aminmax(dim=-1)
+            smallest.append(low)
+            largest.append(high)
+            logits.div_(temperature)
+            normalisers.append(logits.logsumexp(dim=-1))
+            all_logprobs = logits.sub_(normalisers[-1][:, None])
+            logprobs.append(all_logprobs.gather(-1, t[:, None]).squeeze(-1))
+            entropies.append(-all_logprobs.exp().mul_(all_logprobs).sum(dim=-1))
         ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
         ctx.temperature = temperature
-        entropy = torch.cat(entropies)
-        ctx.mark_non_differentiable(entropy)
-        return torch.cat(logprobs), entropy
+        untrained = [torch.cat(pieces) for pieces in (entropies, smallest, largest)]
+        ctx.mark_non_differentiable(*untrained)
+        return torch.cat(logprobs), *untrained
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, targets, normalisers = ctx.saved_tensors
         pieces = (x.split(HEAD_TOKENS) for x in (hidden, targets, normalisers, grad))
         grads = []

@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from areal_ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(find_spec("areal") is None, reason="AReaL is not installed: make areal")
 
@@ -27,32 +24,8 @@ BETA, THRESHOLD = 0.01, 0.5
 @cache
 def ran(folder: Path, ranks: int, scope: str = "") -> dict[str, Any]:
     """What the first of some ranks saw."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     out = folder / f"{ranks}{scope}.json"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": "0",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(out), scope],
-            env={**environment, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    logs = [process.communicate(timeout=300)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(log[-3000:] for log in logs)
+    run_ranks(RANK, ranks, str(out), scope)
     return json.loads(out.read_text())
 
 

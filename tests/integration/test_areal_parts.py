@@ -20,6 +20,7 @@ if find_spec("areal") is None:
 import torch
 from rlkv_patches.areal import gates_files
 from rlkv_patches.areal.experiment import experiment
+from rlkv_patches.areal.forecast import forecast, step_seconds, trainer_pass
 from rlkv_patches.areal.recipe import from_recipe
 from rlkv_patches.areal.trainer import FromStep, GateTrainer
 from rlkv_patches.areal.workflow import GradedWorkflow
@@ -31,6 +32,17 @@ from rlkv.heads import HeadsFile
 from rlkv.models import MODELS_FOLDER
 from rlkv.tiny.problems import TINY_WINDOW
 from rlkv.train.folder import COMPLETE_MARK, last_complete_checkpoint
+from rlkv.train.forecast import (
+    DEVICES,
+    DecoderShape,
+    Pass,
+    gib,
+    scoring_work,
+    server_bytes,
+    sharded_training_bytes,
+    training_work,
+)
+from rlkv.window import Window
 
 MODEL = MODELS_FOLDER / "tiny-reasoner"
 
@@ -144,6 +156,50 @@ def test_settings_reach_areal() -> None:
 
 def test_anything_else_in_areals_configuration_can_be_set_and_a_typo_is_refused() -> None:
     assert experiment_of({}, ("actor.mb_spec.n_mbs=2",)).actor.mb_spec.n_mbs == 2
-    for bad, expected in (("actor.nothing=2", "nothing"), ("actor", "expected name=value")):
+    refused = {
+        "actor.nothing=2": "nothing",
+        "actor": "expected name=value",
+        "actor.backend=fsdp:d2t2": "actor.backend is 'fsdp:d2t2', expected 'fsdp:d1'",
+        "actor.enable_tree_training=true": "actor.enable_tree_training is True",
+    }
+    for bad, expected in refused.items():
         with pytest.raises(ConfigError, match=expected):
             experiment_of({}, (bad,))
+
+
+def test_forecast_follows_the_settings() -> None:
+    shape = DecoderShape.of(AutoConfig.from_pretrained(MODEL))
+    one = experiment_of({"max_new_tokens": 256, "tokens_per_micro_batch": 1024})
+    assert trainer_pass(one) == Pass(4, 256, 4, checkpointing=False)
+    device = DEVICES["H200"]
+    seconds = step_seconds(one, shape, device)
+    window = Window(one.actor.gates.sink_size, one.actor.gates.recent_size)
+    assert seconds == pytest.approx(32 * training_work(shape, window, trainer_pass(one)).seconds(device))
+    two_stale = experiment_of(
+        {"max_new_tokens": 256, "tokens_per_micro_batch": 1024, "trainer": "fsdp:d2", "max_staleness": 1}
+    )
+    scoring = 32 * scoring_work(shape, window, trainer_pass(one)).seconds(device)
+    assert 2 * step_seconds(two_stale, shape, device) == pytest.approx(seconds + scoring)
+
+
+def test_forecast_is_printed_for_trainer_and_servers() -> None:
+    shape = DecoderShape.of(AutoConfig.from_pretrained(MODEL))
+    built = experiment_of({"trainer": "fsdp:d2", "rollout": "sglang:d2t2", "gradient_checkpointing": True})
+    trainer, times, server = forecast(built, shape, "cpu").splitlines()
+    memory = gib(sharded_training_bytes(shape, trainer_pass(built), 2))
+    assert trainer == f"forecast: trainer: {memory} GiB on each of 2, in a pass of 64 x 256 tokens"
+    assert all(name in times for name in DEVICES)
+    weights, held = (gib(nbytes) for nbytes in server_bytes(shape, 64, 256, 4, 2))
+    assert server.startswith(
+        f"forecast: server: {weights} GiB of weights and {held} GiB of keys and values on each GPU of 2 x 2, "
+        "for 64 x 256 tokens"
+    )
+    assert "H200" in forecast(built, shape, "NVIDIA H200").splitlines()[1]
+    assert "A100" not in forecast(built, shape, "NVIDIA H200").splitlines()[1]
+
+
+def test_checkpointing_is_on_unless_a_recipe_says_otherwise() -> None:
+    built = (
+        from_recipe(name, None, {}).gradient_checkpointing for name in ("", "llama-8b-r1", "tiny-reasoner")
+    )
+    assert list(built) == [True, True, False]

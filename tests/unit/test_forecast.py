@@ -24,6 +24,9 @@ from rlkv.train.forecast import (
     mlp_bytes,
     norm_bytes,
     rollout_bytes,
+    scoring_work,
+    server_bytes,
+    sharded_training_bytes,
     training_bytes,
     training_work,
     weight_bytes,
@@ -114,12 +117,43 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert matrix == plain.matrix - head - first + rotary_angles
 
 
-def test_long_responses_of_qwen3_4b() -> None:
+def qwen3_4b() -> DecoderShape:
     config = Qwen3Config(
         hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
         num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True,
     )  # fmt: skip
-    shape = DecoderShape.of(config)
+    return DecoderShape.of(config)
+
+
+def test_operations_of_a_forward_pass_alone_are_those_that_torch_counts() -> None:
+    model = small_model()
+    attach_gates(model, WINDOW)
+    shape = DecoderShape.of(model.config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(random_tokens(1, TOKENS), use_cache=False)
+    counted = cast(Any, counter).get_flop_counts()["Global"]
+    matrix = sum(n for operation, n in counted.items() if "attention" not in str(operation))
+    assert matrix == scoring_work(shape, WINDOW, WORK).matrix + TOKENS * shape.head_dim  # rotary angles
+
+
+def test_ranks_share_the_weights_out_and_hold_a_part_whole() -> None:
+    shape, work = qwen3_4b(), Pass(2, 8192, 2, checkpointing=True)
+    one, four = (sharded_training_bytes(shape, work, ranks) for ranks in (1, 4))
+    assert one - four == pytest.approx(weight_bytes(shape, 2) * 3 / 4)
+    assert weight_bytes(shape, 2) / 4 > one - training_bytes(shape, work) > shape.vocab * shape.hidden * 2
+
+
+def test_tensor_parallel_servers_split_weights_and_kv_heads() -> None:
+    shape = qwen3_4b()
+    weights, held = server_bytes(shape, 128, 8192, 2, gpus=1)
+    assert (weights, held) == (weight_bytes(shape, 2), 128 * 8192 * 2 * 36 * 8 * 128 * 2)
+    assert server_bytes(shape, 128, 8192, 2, gpus=2) == (weights // 2, held // 2)
+    # A KV head is not split: with more GPUs than heads each holds one.
+    assert server_bytes(shape, 128, 8192, 2, gpus=16)[1] == held // 8
+
+
+def test_long_responses_of_qwen3_4b() -> None:
+    shape = qwen3_4b()
     assert shape.parameters == 4_022_468_096
     with_checkpoints, without = (Pass(1, 8192, 2, checkpointing=c) for c in (True, False))
     kept = training_bytes(shape, with_checkpoints) - weight_bytes(shape, 2)

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlkv.attention import attach_gates, gate_parameters, write_gates
+from rlkv.errors import UnsupportedError
 from rlkv.train import packed
-from rlkv.train.packed import FrozenHead, pack, token_logprobs
+from rlkv.train.packed import FrozenHead, head_weight, pack, token_logprobs
 from rlkv.window import Window
 
 KEEP = 6
@@ -80,9 +81,32 @@ def test_head_in_pieces_is_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = torch.randn(10, 8, generator=generator, dtype=torch.float64).requires_grad_()
     weight = torch.randn(VOCAB_SIZE, 8, generator=generator, dtype=torch.float64)
     targets = torch.randint(VOCAB_SIZE, (10,), generator=generator)
-    found, _ = FrozenHead.apply(hidden, weight, targets, TEMPERATURE)
+    found, entropy, smallest, largest = FrozenHead.apply(hidden, weight, targets, TEMPERATURE)
+    logits = (hidden @ weight.T).detach()
+    for one, other in zip((smallest, largest), logits.aminmax(dim=-1), strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=0)
+    everyone = (logits / TEMPERATURE).log_softmax(dim=-1)
+    torch.testing.assert_close(entropy.double(), -(everyone.exp() * everyone).sum(-1), atol=1e-5, rtol=0)
     expected = (hidden @ weight.T / TEMPERATURE).log_softmax(dim=-1).gather(-1, targets[:, None]).squeeze(-1)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
     scale = torch.randn(10, generator=generator)
     one, other = (torch.autograd.grad((x * scale).sum(), hidden)[0] for x in (found, expected))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("logit_scale", 0.0625), ("logits_scaling", 8.0), ("final_logit_softcapping", 30.0)],
+)
+def test_a_head_that_is_no_plain_product_is_refused(setting: str, value: float) -> None:
+    model = gated("llama")
+    setattr(model.config, setting, value)
+    with pytest.raises(UnsupportedError, match=f"the language head has {setting}, expected a product"):
+        head_weight(model)
+
+
+def test_a_head_with_a_bias_is_refused() -> None:
+    model = gated("llama")
+    model.set_output_embeddings(torch.nn.Linear(8, VOCAB_SIZE))
+    with pytest.raises(UnsupportedError, match="the language head has a bias"):
+        head_weight(model)
