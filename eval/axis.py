@@ -21,11 +21,16 @@ class Axis:
     of_bytes: bool
 
     @property
-    def title(self) -> str:
-        """What a place says."""
+    def name(self) -> str:
+        """What a place is."""
+        return "KV bytes held" if self.of_bytes else "sparsity"
+
+    @property
+    def note(self) -> str:
+        """What that means."""
         if self.of_bytes:
-            return "KV bytes held (share of full's for the same tokens; marks: budgets)"
-        return "sparsity (share of KV heads that stream)"
+            return "share of full's for the same tokens; marks: budgets"
+        return "share of KV heads that stream"
 
     def place(self, result: Result) -> float | None:
         """Place of a result; None of full, a line across, and of what has no budget among budgets."""

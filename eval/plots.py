@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -180,14 +180,21 @@ def _prepare(axes: Axes, panel: Panel, axis: Axis) -> None:
     axes.set_xticks(list(marks), list(marks.values()))
     axes.set_ylim(-0.02, 1.06)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20%", "40%", "60%", "80%", "100%"])
-    axes.set_xlabel(axis.title, color=INK)
+    axes.set_xlabel(f"{axis.name} ({axis.note})", color=INK)
     axes.set_ylabel("accuracy, 95% interval", color=INK)
-    note = f"\ndashed: published, {panel.published[0].model} ({panel.source})" if panel.published else ""
-    axes.set_title(panel.title + note, fontsize=10, color=INK, loc="left")
+    axes.set_title("\n".join([panel.title, *_line_notes(panel, axis)]), fontsize=10, color=INK, loc="left")
     axes.grid(axis="both" if axis.of_bytes else "y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.spines[:].set_visible(False)
+
+
+def _line_notes(panel: Panel, axis: Axis) -> Iterator[str]:
+    """What the patterns of lines mean, of those that are there."""
+    if any(dashes(r.method) == DOTTED for r in panel.results if axis.place(r) is not None):
+        yield "dotted: methods that drop tokens"
+    if panel.published:
+        yield f"dashed: published, {panel.published[0].model} ({panel.source})"
 
 
 def _draw_full(axes: Axes, full: Result, published: Sequence[Published], end: float) -> list[Label]:

@@ -78,7 +78,7 @@ def report(folder: Path, published: Path | None = None, published_model: str | N
         if theirs := of_task(rows, task):
             tables.append(published_table(theirs, f"{task}, published accuracy by sparsity ({source})"))
     tables.append(glossary(columns(results)))
-    write_text(folder / MARKDOWN_FILE, markdown(tables))
+    write_text(folder / MARKDOWN_FILE, f"![Accuracy]({ACCURACY_FILES[0]})\n\n{markdown(tables)}")
     write_text(folder / PAGE_FILE, page(folder, run, panels, in_order(answers), rows))
     return tables
 

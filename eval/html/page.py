@@ -91,7 +91,8 @@ def _task(
         "label": label,
         "caption": panel.title,
         "axis": {
-            "title": axis.title,
+            "name": axis.name,
+            "note": axis.note,
             "of_bytes": axis.of_bytes,
             "marks": list(axis.marks(panel.results, panel.published).items()),
         },

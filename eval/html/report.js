@@ -94,7 +94,7 @@ function drawChart() {
     if (task.axis.of_bytes) svg.append(line({ x1: x(place), x2: x(place), y1: y(0), y2: y(1) }));
     svg.append(make("text", { x: x(place), y: height - bottom + 20, "text-anchor": "middle" }, text));
   }
-  const [axis, note] = width < 500 ? task.axis.title.split(" (") : [task.axis.title];
+  const wide = width >= 500, axis = wide ? `${task.axis.name} (${task.axis.note})` : task.axis.name;
   svg.append(make("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, axis));
   const methods = [...byMethod()], moving = methods.filter(([method]) => method !== "full").map(([method]) => method);
   for (const [method, results] of methods) {
@@ -103,9 +103,10 @@ function drawChart() {
   }
   for (const row of task.drawn) drawPublishedCurve(svg, row, x, y);
   if (task.drawn.length) drawPublishedFull(svg, task.drawn[0], y, [left, width - right]);
-  const model = task.drawn.length ? `Dashed: published figures of ${task.drawn[0].model} (${task.source}). ` : "";
-  const axisNote = note ? `${axis}: ${note.replace(")", "")}. ` : "";
-  $("note").textContent = `${model}${axisNote}`;
+  const notes = [wide ? "" : `${task.axis.name}: ${task.axis.note}. `,
+    task.results.some((result) => result.x !== null && result.drops_tokens) ? "Dotted: methods that drop tokens. " : "",
+    task.drawn.length ? `Dashed: published figures of ${task.drawn[0].model} (${task.source}). ` : ""];
+  $("note").textContent = notes.join("");
 }
 
 /** A pattern comes in widths of the line. */
@@ -194,9 +195,10 @@ function drawFigures() {
 
 function cells(result, budgets) {
   const cell = (value) => make("td", {}, value === null || value === undefined ? "–" : `${value}`), pair = result.against_full;
+  const name = make("td", { title: result.label }, result.label);
   const bar = make("span", { class: "modes" }, ...MODES.map((mode) => make("i", { class: mode, style: `width: ${100 * result[mode]}%` })));
   const failures = withTip(make("td", {}, bar), ["failures", ...MODES.map((mode) => `${mode} ${percent(result[mode])}`)]);
-  return [cell(result.label), ...(budgets ? [cell(result.budget)] : []), cell(result.drops_tokens ? null : Number(result.sparsity.toPrecision(3))),
+  return [name, ...(budgets ? [cell(result.budget)] : []), cell(result.drops_tokens ? null : Number(result.sparsity.toPrecision(3))),
     cell(percent(result.accuracy)), cell(`${fixed(100 * result.low, 1)}–${percent(result.high)}`), cell(percent(result.standard_error)), failures,
     cell(percent(result.unparsed)), cell(fixed(result.mean_length, 0)), cell(result.median_length), cell(kib(result.kv_bytes)),
     cell(percent(result.kv_share)), cell(pair && `${pair.gained} / ${pair.lost}`), cell(pair && pValue(pair.p_value))];

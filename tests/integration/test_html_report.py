@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from rlkv_eval.folder import Entry, Run, create, keep_heads, keep_problems, result_path, write_run
 from rlkv_eval.glossary import MEANINGS
+from rlkv_eval.methods import Step
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import report
 from rlkv_eval.tasks import Example
@@ -46,21 +48,31 @@ def sample(index: int, method: str) -> Sample:
     return base if correct else replace(base, correct=False, finish_reason="length", extracted=None)
 
 
+def answer_all(folder: Path, steps: list[Step], n: int) -> None:
+    """Make a run folder of ``n`` problems, each answered in every step."""
+    create(folder)
+    keep_problems(folder, TASK, [Example(f"id{i}", f"problem <i>number</i> {i}", "7") for i in range(n)])
+    heads = keep_heads(folder, "rlkv", HeadsFile.read(resolve("tiny-reasoner")))
+    entries = []
+    for step in steps:
+        path = result_path(TASK, step.method, step.level, {"step": str(step)})
+        with open_journal(folder / path, {"step": str(step)}, n, 1) as journal:
+            journal.append([replace(sample(i, step.method), kv_bytes=held(step)) for i in range(n)])
+        own = heads if step.method == "rlkv" else None
+        entries.append(Entry(TASK, step.method, step.sparsity, None, path, own, step.budget))
+    write_run(folder, Run("tiny-reasoner", "4+28", SETTINGS, {TASK: {"num_problems": n}}, entries))
+
+
+def held(step: Step) -> float:
+    """Bytes of an answer: a little less than the budget."""
+    return 1e4 if step.budget is None else 1e4 * (step.budget - 0.02)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of 1,000 problems answered by two methods, with its report."""
     folder = tmp_path_factory.mktemp("run")
-    create(folder)
-    keep_problems(folder, TASK, [Example(f"id{i}", f"problem <i>number</i> {i}", "7") for i in range(N)])
-    heads = keep_heads(folder, "rlkv", HeadsFile.read(resolve("tiny-reasoner")))
-    entries = []
-    for method, sparsity, own in (("full", 0.0, None), ("rlkv", 0.5, heads)):
-        identity = {"method": method}
-        path = result_path(TASK, method, f"{sparsity:g}", identity)
-        with open_journal(folder / path, identity, N, 1) as journal:
-            journal.append([sample(i, method) for i in range(N)])
-        entries.append(Entry(TASK, method, sparsity, None, path, own))
-    write_run(folder, Run("tiny-reasoner", "4+28", SETTINGS, {TASK: {"num_problems": N}}, entries))
+    answer_all(folder, [Step("full", 0.0), Step("rlkv", 0.5)], N)
     (folder / "published.tsv").write_text(
         "model\tbench\tfull\tmethod\tsp0.5\tsp0.7\n"
         "A\tTiny\t90\tRLKV\t88.5\t71.5\nA\tTiny\t90\tH2O\t50\t40\nA\tAIME24\t90\tRLKV\t12.3\t4.5\n"
@@ -70,21 +82,33 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(run: Path) -> Iterator[Any]:
-    """The open page; leaving it checks that nothing went wrong on it."""
+def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
-    troubles: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("request", lambda request: troubles.append(f"request: {request.url}"))
-        page.goto((run / "report.html").as_uri())
-        page.wait_for_selector("body[data-ready=yes]")
-        yield page
+        yield browser
         browser.close()
-    assert troubles == [f"request: {(run / 'report.html').as_uri()}"]
+
+
+@contextmanager
+def opened(browser: Any, folder: Path) -> Iterator[Any]:
+    """The open page of a run; leaving it checks that nothing went wrong on it."""
+    troubles: list[str] = []
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("request", lambda request: troubles.append(f"request: {request.url}"))
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    yield page
+    page.close()
+    assert troubles == [f"request: {(folder / 'report.html').as_uri()}"]
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, browser: Any) -> Iterator[Any]:
+    with opened(browser, run) as page:
+        yield page
 
 
 def test_a_thousand_long_answers_stay_below_five_megabytes(run: Path) -> None:
@@ -165,3 +189,29 @@ def test_answers_stand_side_by_side(page: Any) -> None:
     page.fill("#find", "number</i> 999")
     assert page.inner_text("#count") == "1 of 1000"
     page.fill("#find", "")
+
+
+def test_budgets_are_drawn_at_the_bytes_held(tmp_path: Path, browser: Any) -> None:
+    budgets = [Step(name, share, budget=1 - share) for name in ("rlkv", "r-kv") for share in (0.25, 0.5)]
+    answer_all(tmp_path, [Step("full", 0.0), *budgets], 10)
+    report(tmp_path)
+    with opened(browser, tmp_path) as page:
+        columns = page.locator("#figures th").all_inner_texts()
+        rows = [row.split("\t") for row in page.locator("#figures tbody tr").all_inner_texts()]
+        assert [row[columns.index("budget")] for row in rows] == ["–", "0.75", "0.5", "0.75", "0.5"]
+        assert [row[columns.index("sparsity")] for row in rows] == ["0", "0.25", "0.5", "–", "–"]
+        assert [row[columns.index("KV of full")] for row in rows][1:3] == ["73.0%", "48.0%"]
+        assert "KV bytes held" in page.inner_html("#chart") and "sparsity" not in page.inner_html("#chart")
+        left, right = (
+            [
+                float(mark.get_attribute("cx"))
+                for mark in page.locator(f"#chart g[data-method={name}] circle").all()
+            ]
+            for name in ("rlkv", "r-kv")
+        )
+        assert left[0] < left[1] and right[0] < right[1]  # what saves least is on the left
+        assert 0 < right[0] - left[0] < 10  # beside each other, not on each other
+        assert page.get_attribute("#chart g[data-method=r-kv] path", "stroke-dasharray")
+        assert "Dotted: methods that drop tokens" in page.inner_text("#note")
+        names = page.locator("#list li span:last-child").all_inner_texts()
+        assert names == [str(i) for i in range(10)]  # not what all problems begin with

@@ -145,6 +145,11 @@ def test_report_refuses_what_is_no_run(folder: Path, content: str | None, messag
     assert message in refusal("report", "run")
 
 
+def test_report_refuses_a_published_model_without_a_table() -> None:
+    message = "published_model: given without a table, expected --published TSV"
+    assert refusal("report", "run", "--published-model", "A") == message
+
+
 def test_cuda_is_refused_where_there_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     expected = "device is 'cuda', expected cpu: torch finds no CUDA device"

@@ -146,6 +146,9 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
     assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
     written = {"summary.json", "accuracy.png", "accuracy.svg", "report.md", "report.html"}
     assert written <= {file.name for file in tmp_path.iterdir()}
+    assert (
+        (tmp_path / "report.md").read_text().startswith("![Accuracy](accuracy.png)\n\n### model, tiny:easy")
+    )
     assert "| full | 0 | 100.0% | [51.0%, 100.0%] of first 4 |" in (tmp_path / "report.md").read_text()
     before = {name: (tmp_path / name).read_bytes() for name in written}
     report(tmp_path)
@@ -240,6 +243,7 @@ def test_picture_names_published_curves(tmp_path: Path, results: list[Result]) -
     without, beside = ((tmp_path / f"{name}.svg").read_text() for name in ("without", "with"))
     for text in ("rlkv, published", "full, published 95.0%", "dashed: published, Model A (table.tsv)"):
         assert f"<!-- {text} -->" in beside and f"<!-- {text} -->" not in without
+    assert ("<!-- dotted: methods that drop tokens -->" in beside) == (results is AT_BUDGETS)
     assert beside.count("stroke-dasharray") == without.count("stroke-dasharray") + 2
 
 
