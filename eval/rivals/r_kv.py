@@ -46,12 +46,13 @@ class RKV(TokenDropper):
         return torch.cat(means).masked_fill(~filled, -torch.inf).softmax(dim=-1)
 
     def _mean_similarity(self, keys: torch.Tensor, filled: torch.Tensor) -> torch.Tensor:
-        unit = F.normalize(keys, dim=-1)
+        unit = F.normalize(keys, dim=-1) * filled[..., None]
         similarity = unit @ unit.transpose(-1, -2)
         similarity.diagonal(dim1=-2, dim2=-1).zero_()
-        similarity *= filled[..., None, :] & filled[..., :, None]
         # Slots are in the order of positions: the last copy of a token is the newest.
-        index = torch.arange(keys.shape[2], device=keys.device)
-        newest = torch.where(similarity > self.similar, index, -1).amax(dim=-1, keepdim=True)
-        similarity.masked_fill_(index == newest, 0.0)
+        number = torch.arange(1, keys.shape[2] + 1, device=keys.device, dtype=torch.int32)
+        newest = ((similarity > self.similar) * number).amax(dim=-1)
+        # A token without a copy spares itself: its similarity to itself is zero already.
+        spared = torch.where(newest > 0, newest, number) - 1
+        similarity.scatter_(-1, spared[..., None].long(), 0.0)
         return similarity.sum(dim=-2) / filled.sum(dim=-1, keepdim=True)
