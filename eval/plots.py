@@ -45,6 +45,9 @@ MARKERS = {RLKV: "o", ABLATION: "s", RANDOM: "^", ALL_STREAMING: "D"}
 LETTER = 0.0125
 """Width of a label's letter, as a share of the axis."""
 
+MARGIN = 0.05
+"""Room beside the outermost places, as a share of their span."""
+
 LABEL_GAP = 0.052
 """Least vertical distance of two labels, as a share of the axis."""
 
@@ -146,11 +149,29 @@ def _draw_task(axes: Axes, panel: Panel) -> None:
         labels.append(Label(*draw(axes, own, axis, colour, moved), text, colour))
         for row in (row for row in panel.published if row.method == method and row.accuracy):
             labels.append(Label(*_draw_published(axes, row, axis, colour), _published_name(method), colour))
-    end = _places(panel, axis)[-1]
+    start, *_, end = _places(panel, axis) * 2
     for result in panel.results:
         if result.method == FULL:
             labels += _draw_full(axes, result, panel.published, end)
+    left = axes.get_xlim()[0]
+    axes.set_xlim(
+        left, max((right_limit(label, left, start, end) for label in labels), key=lambda x: abs(x - left))
+    )
     _label(axes, labels)
+
+
+def right_limit(label: Label, left: float, start: float, end: float) -> float:
+    """Where the axis has to end so that a label has room.
+
+    Args:
+        label: to the right of its place.
+        left: where the axis begins.
+        start: leftmost place.
+        end: rightmost place.
+    """
+    room = LETTER * (len(label.text) + 2)
+    column = end if abs(label.place - end) < COLUMN * abs(end - start) * 2 else label.place
+    return left + (column - left) / (1 - room)
 
 
 def _places(panel: Panel, axis: Axis) -> list[float]:
@@ -173,10 +194,7 @@ def _prepare(axes: Axes, panel: Panel, axis: Axis) -> None:
     marks = axis.marks(panel.results, panel.published)
     first, *_, last = _places(panel, axis) * 2
     span = (-1 if axis.of_bytes else 1) * max(abs(last - first), 0.1)
-    names = [f"{r.method} 100.0%" if r.method == FULL else r.method for r in panel.results]
-    names += [_published_name(f"{row.method} 100.0%") for row in panel.published]
-    room = LETTER * max(map(len, names)) + 0.02
-    axes.set_xlim(first - 0.05 * span, last + 1.05 * span * room / (1 - room))
+    axes.set_xlim(first - MARGIN * span, last + MARGIN * span)
     axes.set_xticks(list(marks), list(marks.values()))
     axes.set_ylim(-0.02, 1.06)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20%", "40%", "60%", "80%", "100%"])

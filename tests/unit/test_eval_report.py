@@ -17,7 +17,7 @@ from rlkv_eval.config import EvalConfig
 from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
 from rlkv_eval.methods import Step, plan, streaming_heads
-from rlkv_eval.plots import Panel, plot_accuracy, spread
+from rlkv_eval.plots import Label, Panel, plot_accuracy, right_limit, spread
 from rlkv_eval.progress import Terminal
 from rlkv_eval.published import Published
 from rlkv_eval.records import Sample, open_journal
@@ -252,6 +252,15 @@ def test_labels_keep_apart_below_the_top() -> None:
     assert spread([0.5, 0.5, 0.52], 0.05, 1.06) == pytest.approx([0.5, 0.55, 0.6])
     assert spread([1.0, 1.0, 1.0], 0.05, 1.06) == pytest.approx([0.96, 1.01, 1.06])
     assert spread([], 0.05, 1.06) == []
+
+
+def test_the_axis_ends_where_the_longest_label_does() -> None:
+    short, long = Label(0.5, 0.9, "rlkv", "k"), Label(0.5, 0.9, "a-method-of-a-long-name", "k")
+    assert 0.5 < right_limit(short, 0.1, 0.2, 0.5) < right_limit(long, 0.1, 0.2, 0.5)
+    inner = Label(0.3, 0.9, long.text, "k")
+    assert right_limit(inner, 0.1, 0.2, 0.5) < right_limit(long, 0.1, 0.2, 0.5)
+    falling = right_limit(long, 0.9, 0.8, 0.4)
+    assert falling < 0.4  # budgets fall to the right
 
 
 def test_ablation_gates_keep_the_order_of_the_falls() -> None:
