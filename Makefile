@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KVPRESS_VENV ?= .venv-kvpress
 CONSTRAINTS := third_party/constraints-cpu.txt
 SOURCES := rlkv eval patches tests scripts
 
 # Two threads of torch in each of several test processes would fight for the same cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup sglang areal lm-eval demo test test-full check format clean
+.PHONY: setup sglang areal lm-eval kvpress demo test test-full check format clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -39,6 +40,16 @@ $(VENV)/.lm-eval: $(VENV)/.sglang
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[lm-eval]'
 	touch $@
 
+# kvpress pins an older transformers than rlkv: an environment of its own, and the test of our press in it.
+kvpress: $(KVPRESS_VENV)/.installed
+	OMP_NUM_THREADS=1 $(KVPRESS_VENV)/bin/pytest -m full_matrix tests/integration/test_kvpress.py
+
+$(KVPRESS_VENV)/.installed: pyproject.toml third_party/kvpress-cpu.txt
+	$(PYTHON) -m venv $(KVPRESS_VENV)
+	$(KVPRESS_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement third_party/kvpress-cpu.txt
+	$(KVPRESS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh runs/demo
 
@@ -46,7 +57,7 @@ test: sglang
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 # The larger matrices too; the last -m counts.
-test-full: areal lm-eval
+test-full: areal lm-eval kvpress
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m "not gpu"
 
 check: setup
@@ -59,4 +70,4 @@ format: setup
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(KVPRESS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlkv.attention.layout import PADDING, SequenceLayout
 from rlkv.attention.mixed import grouped_attention
+from rlkv.attention.registry import tokens_of_pass
 from rlkv.cache import NewTokens
 from rlkv.errors import UnsupportedError
 from rlkv.kv_meter import token_bytes
@@ -210,8 +211,8 @@ class DroppingLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.length
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
+    def get_mask_sizes(self, query_length: int | torch.Tensor) -> tuple[int, int]:
+        return self.length + tokens_of_pass(query_length), 0
 
     def get_max_cache_shape(self) -> int:
         return -1

@@ -7,7 +7,8 @@ layers all attend fully (Llama, Qwen2, Qwen3, ...). The gates are ordinary param
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +73,36 @@ def attach_gates(model: PreTrainedModel, window: Window, init: float = 1.0) -> l
         module.gate_window = cast(Any, window)
     model.set_attn_implementation(registry.MIXED)
     return gate_parameters(model)
+
+
+@contextmanager
+def fixed_gates(model: PreTrainedModel, gates: torch.Tensor, window: Window) -> Iterator[None]:
+    """Mixed attention with gates that nobody trains, for as long as the block runs; then all is as before.
+
+    Args:
+        model: one without gates.
+        gates: [num_layers, num_kv_heads] in [0, 1]. With 0 and 1 alone it is the mask that a hybrid cache
+            with the same window stands for.
+        window: window of the streaming part.
+
+    Raises:
+        UnsupportedError: the model has gates, or its attention cannot be mixed.
+    """
+    registry.register()
+    modules = attention_modules(model)
+    if any(hasattr(module, "gate") for module in modules):
+        raise UnsupportedError(f"{model.config.model_type}: the model has gates, expected one without")
+    before = model.config._attn_implementation
+    try:
+        for module, row in zip(modules, gates, strict=True):
+            module.gate = row.to(next(module.parameters()).device, torch.float32)
+            module.gate_window = cast(Any, window)
+        model.set_attn_implementation(registry.MIXED)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        for module in modules:
+            del module.gate, module.gate_window
 
 
 def gate_parameters(model: PreTrainedModel) -> list[nn.Parameter]:

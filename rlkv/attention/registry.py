@@ -25,21 +25,32 @@ from rlkv.window import Window
 MIXED = "rlkv_mixed"
 
 
+def tokens_of_pass(given: int | torch.Tensor) -> int:
+    """How many tokens a pass has; transformers below 5.4 gives their indices [Tq] in place of the number."""
+    return len(given) if isinstance(given, torch.Tensor) else given
+
+
 def layout_mask(
-    batch_size: int,
-    q_length: int,
+    *,
     kv_length: int,
+    q_length: int | None = None,
+    device: torch.device | None = None,
+    cache_position: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     mask_function: Any = causal_mask_function,
-    *,
-    device: torch.device,
     **_: Any,
 ) -> SequenceLayout:
-    """Build the layout of a pass; called by transformers once a forward pass, before the layers."""
+    """Build the layout of a pass; called by transformers once a forward pass, before the layers.
+
+    Below 5.4 it gives ``cache_position`` in place of ``q_length`` and ``device``.
+    """
+    if cache_position is not None:
+        q_length, device = tokens_of_pass(cache_position), cache_position.device
     starts = None if attention_mask is None else starts_from_padding(attention_mask[:, -kv_length:])
     # Another mask function means that transformers saw position ids start again within a row.
     packed = mask_function is not causal_mask_function
-    return SequenceLayout(int(q_length), int(kv_length), starts, device, packed_by_position=packed)
+    length, device = int(cast(int, q_length)), cast(torch.device, device)
+    return SequenceLayout(length, int(kv_length), starts, device, packed_by_position=packed)
 
 
 def resolve_layout(attention_mask: Any, kwargs: dict[str, Any]) -> SequenceLayout:

@@ -25,6 +25,7 @@ from rlkv.attention import (
     attach_gates,
     clamp_after_each_step,
     clamp_gates,
+    fixed_gates,
     gate_parameters,
     load_gates,
     read_gates,
@@ -100,6 +101,21 @@ def test_closed_gates_are_the_stock_model_under_the_window_mask(family: str) -> 
     found = gated_model(family, torch.zeros(NUM_LAYERS, NUM_KV_HEADS))(ids).logits
     assert_near(found, expected)
     assert not torch.allclose(found, small_model(family)(ids).logits, atol=1e-2)
+
+
+@every_family
+def test_fixed_gates_are_gone_after_their_block(family: str) -> None:
+    model, ids, gates = small_model(family), random_tokens(2, 31), random_gates()
+    stock, before = model(ids).logits, model.config._attn_implementation
+    with fixed_gates(model, gates, WINDOW):
+        found = model(ids).logits
+        with pytest.raises(UnsupportedError, match=f"^{family}: the model has gates, expected one without$"):
+            fixed_gates(model, gates, WINDOW).__enter__()
+    assert torch.equal(found, gated_model(family, gates)(ids).logits)
+    assert torch.equal(model(ids).logits, stock) and not torch.equal(found, stock)
+    assert model.config._attn_implementation == before
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(hasattr(module, "gate") for module in model.modules())
 
 
 @every_family
