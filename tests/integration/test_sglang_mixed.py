@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ pytestmark = [
 WINDOW = Window(4, 28)
 CHUNK = 64
 LENGTHS = (1, 3, 4, 5, 27, 28, 33, 63, 64, 65, 129, 300)
+SHORT_POOL = 1200
+"""Tokens of a pool with room for a third of what sixteen requests grow to."""
 LAYERS, KV_HEADS = 8, 6
 
 
@@ -118,16 +121,20 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
         server.stop()
 
 
-def test_cold_cached_chunked_and_batched(mixed: Mixed) -> None:
+def ask_cold_cached_chunked_and_batched(mixed: Mixed, page_size: int) -> None:
     rng = random.Random(1)
     prompts = [random_tokens(rng, length) for length in LENGTHS]
     for prompt in prompts[-3:]:
         mixed.ask([prompt])
     mixed.ask(prompts)
     [reply] = mixed.ask([prompts[-1][:150] + prompts[-2][:20]])
-    assert reply["meta_info"]["cached_tokens"] == 150
+    assert reply["meta_info"]["cached_tokens"] == 150 // page_size * page_size
     [again] = mixed.ask([prompts[-1]])
-    assert again["meta_info"]["cached_tokens"] == 299
+    assert again["meta_info"]["cached_tokens"] == 299 // page_size * page_size
+
+
+def test_cold_cached_chunked_and_batched(mixed: Mixed) -> None:
+    ask_cold_cached_chunked_and_batched(mixed, page_size=1)
 
 
 def test_an_update_takes_effect_at_once_and_empties_the_prefix_cache(mixed: Mixed, tmp_path: Path) -> None:
@@ -344,6 +351,29 @@ def test_an_update_through_a_process_group(mixed: Mixed, tmp_path: Path) -> None
     update_through_a_group(mixed, random_gates(11), tmp_path, ranks=1)
     mixed.ask([random_tokens(random.Random(6), 100)])
     assert mixed.server.cache()["gate_version"] == "sent"
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_little_memory_and_pages_change_nothing(tmp_path: Path, page_size: int) -> None:
+    """Requests are admitted by their prompts alone, so that some are retracted."""
+    path = heads_file(tmp_path / "heads.json")
+    flags = ["--rlkv-gates", str(path), "--weight-version", "first", "--chunked-prefill-size", str(CHUNK)]
+    flags += ["--page-size", str(page_size), "--max-total-tokens", str(SHORT_POOL)]
+    pages = {"SGLANG_CHECK_KV_PAGE_INVARIANTS": "1"}
+    with Server([*flags, "--schedule-conservativeness", "0"], tmp_path, pages) as server:
+        mixed = Mixed(server, torch.tensor(HeadsFile.read(path).gates), "first")
+        ask_cold_cached_chunked_and_batched(mixed, page_size)
+        rng = random.Random(8)
+        prompts = [random_tokens(rng, rng.choice(LENGTHS[:-1])) for _ in range(16)]
+        for version, seed in (("second", 14), ("third", 15)):
+            before = server.log.read_text().count("Retract requests")
+            mixed.replace(random_gates(seed), tmp_path, version)
+            mixed.ask(prompts, 150)
+            assert server.log.read_text().count("Retract requests") > before
+        server.flush()
+        time.sleep(1)
+        mixed.ask(prompts[:1])  # a server whose idle check found a slot lost has ended
 
 
 @pytest.mark.full_matrix
