@@ -12,6 +12,7 @@ from rlkv.errors import DataError
 
 from .axis import Axis, axis_of
 from .config import ABLATION, ALL_STREAMING, FULL, KVZIP_HEADS, RANDOM, RLKV, TOKEN_DROPPERS
+from .labels import Label, draw_labels, right_limit
 from .published import Published
 from .results import Result
 
@@ -42,17 +43,8 @@ DASHED = (4.0, 2.0)
 
 MARKERS = {RLKV: "o", ABLATION: "s", RANDOM: "^", ALL_STREAMING: "D"}
 
-LETTER = 0.0125
-"""Width of a label's letter, as a share of the axis."""
-
 MARGIN = 0.05
 """Room beside the outermost places, as a share of their span."""
-
-LABEL_GAP = 0.052
-"""Least vertical distance of two labels, as a share of the axis."""
-
-COLUMN = 0.12
-"""Labels whose points are nearer than this, as a share of the axis, stand in one column."""
 
 DODGE = 3.0
 """Points between the marks of two methods at one place, so that their intervals do not cover each other."""
@@ -76,23 +68,6 @@ class Panel:
     results: Sequence[Result]
     published: Sequence[Published] = ()
     source: str = ""
-
-
-@dataclass(frozen=True)
-class Label:
-    """A name beside a line's last point.
-
-    Attributes:
-        place: of the point, in data coordinates.
-        height: the same.
-        text: the name.
-        colour: of the line.
-    """
-
-    place: float
-    height: float
-    text: str
-    colour: str
 
 
 def plot_accuracy(panels: Sequence[Panel], path: Path) -> None:
@@ -157,21 +132,7 @@ def _draw_task(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(
         left, max((right_limit(label, left, start, end) for label in labels), key=lambda x: abs(x - left))
     )
-    _label(axes, labels)
-
-
-def right_limit(label: Label, left: float, start: float, end: float) -> float:
-    """Where the axis has to end so that a label has room.
-
-    Args:
-        label: to the right of its place.
-        left: where the axis begins.
-        start: leftmost place.
-        end: rightmost place.
-    """
-    room = LETTER * (len(label.text) + 2)
-    column = end if abs(label.place - end) < COLUMN * abs(end - start) * 2 else label.place
-    return left + (column - left) / (1 - room)
+    draw_labels(axes, labels)
 
 
 def _places(panel: Panel, axis: Axis) -> list[float]:
@@ -270,31 +231,3 @@ def _draw_published(axes: Axes, row: Published, axis: Axis, colour: str) -> tupl
 
 def _published_name(method: str) -> str:
     return f"{method}, published"
-
-
-def _label(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write names to the right of the last points, in columns, apart where they would overlap."""
-    left, right = axes.get_xlim()
-    columns: dict[float, list[Label]] = {}
-    for label in sorted(labels, key=lambda label: label.place, reverse=bool(right > left)):
-        near = (place for place in columns if abs(place - label.place) < COLUMN * abs(right - left))
-        columns.setdefault(next(near, label.place), []).append(label)
-    ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}  # a line may pass behind
-    for place, column in columns.items():
-        column.sort(key=lambda label: label.height)
-        heights = spread([label.height for label in column], LABEL_GAP, axes.get_ylim()[1])
-        for label, height in zip(column, heights, strict=True):
-            style: Any = {"color": label.colour, "fontsize": 9, "va": "center", "bbox": ground}
-            axes.annotate(label.text, (place, height), xytext=(12, 0), textcoords="offset points", **style)
-
-
-def spread(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Rising heights moved apart by at least a gap: up, and down again where they would leave the top."""
-    places: list[float] = []
-    for height in heights:
-        places.append(max(height, places[-1] + gap) if places else height)
-    limit = top
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], limit)
-        limit = places[index] - gap
-    return places

@@ -16,8 +16,9 @@ from rlkv_eval.cli import TABLE_WIDTH
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
+from rlkv_eval.labels import Label, right_limit, spread
 from rlkv_eval.methods import Step, plan, streaming_heads
-from rlkv_eval.plots import Label, Panel, plot_accuracy, right_limit, spread
+from rlkv_eval.plots import Panel, plot_accuracy
 from rlkv_eval.progress import Terminal
 from rlkv_eval.published import Published
 from rlkv_eval.records import Sample, open_journal
