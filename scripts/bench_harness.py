@@ -98,9 +98,9 @@ def main() -> None:
         out=options.out, tasks=(TASK,), n=options.n, methods=(FULL,), concurrency=options.concurrency
     )
     console = Console()
-    arms = measure(config, options.rounds, flags, console)
+    arms, again_cpu = measure(config, options.rounds, flags, console)
     run = options.out / f"{HARNESS}-0"
-    alone, figures = parts_alone(config, run), added(arms)
+    alone, figures = parts_alone(config, run), added(arms, again_cpu)
     result = {
         "model": MODEL,
         "task": TASK,
@@ -109,6 +109,7 @@ def main() -> None:
         "packages": package_versions(*PACKAGES),
         "adds": figures,
         "alone_s": alone,
+        "again_cpu_s": again_cpu,
         "arms": [asdict(arm) for arm in arms],
     }
     (options.out / "harness.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -120,11 +121,19 @@ def main() -> None:
         console.print(f"above the target of {TARGET:.0%} during the requests")
 
 
-def measure(config: EvalConfig, rounds: int, flags: list[str], console: Console) -> list[Arm]:
-    """Run all arms against one server, which sleeps while nobody asks: SGLang's would spin on a core."""
+def measure(config: EvalConfig, rounds: int, flags: list[str], console: Console) -> tuple[list[Arm], float]:
+    """Run all arms against one server, which sleeps while nobody asks: SGLang's would spin on a core.
+
+    Returns:
+        The arms, and the CPU seconds of the whole command once more where every answer is on disk already:
+        start and report without requests.
+    """
     most = ["--max-running-requests", str(config.concurrency), "--sleep-on-idle", *flags]
     order = ROUND * rounds
-    with Server(MODEL, most, config.out / "server.log") as server, Progress(console=console) as progress:
+    with (
+        Server(MODEL, most, config.out / "server.log") as server,
+        Progress(console=console, refresh_per_second=1) as progress,
+    ):
         endpoint, requests = made_ready(config, server.url)
         asyncio.run(ask_bare(endpoint, requests[:WARM_UP]))
         task = progress.add_task("requests", total=len(order) * len(requests))
@@ -142,7 +151,8 @@ def measure(config: EvalConfig, rounds: int, flags: list[str], console: Console)
             arms.append(Arm(name, *times, cpu, server_cpu(server) - before, os.getloadavg()[0]))
             progress.console.print(arms[-1])
             progress.advance(task, len(requests))
-    return arms
+        _, again_cpu = run_harness(config, server.url, config.out / f"{HARNESS}-0")
+    return arms, again_cpu
 
 
 def made_ready(config: EvalConfig, url: str) -> tuple[Endpoint, list[Request]]:
@@ -268,8 +278,13 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def added(arms: Sequence[Arm]) -> dict[str, float]:
-    """What the harness adds, in terms of the bare arm's seconds; and of CPU time, which load changes less."""
+def added(arms: Sequence[Arm], again_cpu: float) -> dict[str, float]:
+    """What the harness adds, in terms of the bare arm's seconds; and of CPU time, which load changes less.
+
+    Args:
+        arms: of both names.
+        again_cpu: from ``measure``.
+    """
     bare, harness = ([arm for arm in arms if arm.name == name] for name in (BARE, HARNESS))
 
     def share(of: Callable[[Arm], float]) -> float:
@@ -278,6 +293,9 @@ def added(arms: Sequence[Arm]) -> dict[str, float]:
     return {
         "requests": share(lambda arm: arm.requests_s),
         "whole command": share(lambda arm: arm.whole_s),
+        "CPU seconds of client and server, requests": share(
+            lambda arm: arm.client_cpu_s + arm.server_cpu_s - again_cpu * (arm.name == HARNESS)
+        ),
         "CPU seconds of client and server, whole command": share(
             lambda arm: arm.client_cpu_s + arm.server_cpu_s
         ),
