@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+from rlkv.process import prepare_for_cpu
+
+prepare_for_cpu()  # before torch is loaded
+
+import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,13 +29,13 @@ def free_after_sinks(original: Callable[..., None], req: Any, pre_len: int, **op
 def uncached_with_sinks(result: tuple[int, int], checker: Any) -> tuple[int, int]:
     """Count what SGLang's leak check leaves out (after ``_get_total_uncached_sizes``).
 
-    It takes all tokens before ``swa_evicted_seqlen`` for freed; the sinks among them are not. It also looks at
-    the last and the running batch alone, and a prompt that waits between two of its chunks for window slots is in
-    neither: the pages of its tokens that are not in the prefix cache yet are still its own.
+    It takes all tokens before ``swa_evicted_seqlen`` for freed; the sinks among them are not. It also looks
+    at the last and the running batch alone, and a prompt that waits between two of its chunks for window
+    slots is in neither: the pages of its tokens that are not in the prefix cache yet are still its own.
     """
     full, window = result
-    batches = [batch for batch in (checker.get_last_batch(), checker.get_running_batch()) if batch is not None]
-    counted = {id(req): req for batch in batches for req in batch.reqs}
+    batches = (checker.get_last_batch(), checker.get_running_batch())
+    counted = {id(req): req for batch in batches if batch is not None for req in batch.reqs}
     waiting = state().scheduler.chunked_req
     if waiting is not None and waiting.kv is not None and id(waiting) not in counted:
         counted[id(waiting)] = waiting

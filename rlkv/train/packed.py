@@ -125,7 +125,8 @@ class FrozenHead(torch.autograd.Function):
 
     Shapes: hidden [N, C], weight [V, C], targets int64 [N]. The results are float32 [N] each: the targets'
     log-probabilities, and without a gradient the entropies and the smallest and largest logits, the latter
-    before the temperature. The backward pass computes the logits again, as many at a time as the forward pass.
+    before the temperature. The backward pass computes the logits again, as many at a time as the forward
+    pass.
     """
 
     @staticmethod
