@@ -48,7 +48,7 @@ class LogprobHead(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states [1, N, C] to float32 [1, N, 4], a ``Column`` each."""
         columns = FrozenHead.apply(hidden[0], self.weight, self.targets, self.temperature)
-        return torch.stack(columns, dim=-1)[None]
+        return torch.stack([column[None] for column in columns], dim=-1)  # FSDP warns of a view
 
 
 class FrozenHeadActor(FSDPPPOActor):

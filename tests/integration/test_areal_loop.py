@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from datasets import Dataset
+from rlkv_patches.areal.gates_files import OPTIMIZER_FILE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlkv.heads import HeadsFile
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(
-    data: Path, out: Path, steps: int, flag: str = "--max-total-tokens=8192"
+    data: Path, out: Path, steps: int, flag: str = "--max-total-tokens=8192", more: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen]:
     """``rlkv train-areal`` on the tiny reasoner, with everything that it starts gone at the end."""
     settings = {
@@ -58,7 +59,7 @@ def running(
         "tokens-per-micro-batch": 2048,
         "server-flags": flag,
     }
-    options = [f"--{name}={value}" for name, value in settings.items()]
+    options = [*(f"--{name}={value}" for name, value in settings.items()), *more]
     process = subprocess.Popen(
         [sys.executable, "-m", "rlkv", "train-areal", "tiny-reasoner", *options],
         stdout=subprocess.PIPE,
@@ -90,7 +91,7 @@ def wait_for(holds: Callable[[], bool], what: str, seconds: float = 600) -> None
 
 
 def finished(process: subprocess.Popen) -> tuple[str, str]:
-    out, err = process.communicate(timeout=900)
+    out, err = process.communicate(timeout=1800)  # a limit for what hangs, not for a busy machine
     assert process.returncode == 0, err[-3000:]
     return out, err
 
@@ -148,6 +149,50 @@ def test_server_killed_then_trainer_killed_then_started_again(data: Path, tmp_pa
     ]
     assert HeadsFile.read(out / "heads.json").provenance.steps == 6
     assert max(logged(out, "ppo_actor/update/logprob_gap")) < 1e-3
+
+
+@pytest.mark.full_matrix
+def test_full_disk_at_a_checkpoint_is_a_warning_and_a_later_step_saves(data: Path, tmp_path: Path) -> None:
+    """The training worker, while it runs, may write files that hold the gates but not their moments."""
+    out = tmp_path / "run"
+    with running(data, out, steps=12) as process:
+        first = out / "checkpoint-1"
+        wait_for(lambda: (first / COMPLETE_MARK).exists() or process.poll() is not None, "a checkpoint")
+        [worker] = {p for p in workers_of(out) if is_training_worker(p)}
+        moments = (first / OPTIMIZER_FILE).stat().st_size
+        _, hard = worker.rlimit(psutil.RLIMIT_FSIZE)
+        worker.rlimit(psutil.RLIMIT_FSIZE, (moments - 1, hard))
+        assert process.stderr is not None
+        warning = next(line for line in process.stderr if "not written" in line)
+        worker.rlimit(psutil.RLIMIT_FSIZE, (hard, hard))
+        printed, _ = finished(process)
+    assert "trying again after the next step" in warning
+    assert "File too large" in warning
+    failed = int(warning.split("checkpoint-")[1].split(":")[0])
+    assert 1 < failed < 12
+    assert printed.strip() == f"wrote {out / 'heads.json'}"
+    assert HeadsFile.read(out / "heads.json").provenance.steps == 12
+
+
+def is_training_worker(process: psutil.Process) -> bool:
+    command = process.cmdline()
+    return "areal.infra.rpc.rpc_server" in command and "actor" in command
+
+
+@pytest.mark.full_matrix
+def test_gradients_that_stay_nan_end_the_run_and_change_no_gate(data: Path, tmp_path: Path) -> None:
+    """Logits divided by next to nothing overflow."""
+    out = tmp_path / "run"
+    with running(data, out, steps=6, more=("--set=actor.temperature=1e-39",)) as process:
+        _, err = process.communicate(timeout=1800)
+        assert process.returncode == 2
+        assert not workers_of(out)
+    line = next(line for line in err.splitlines() if line.startswith("error: "))
+    assert "the gradient of the gates is nan for 4 steps in a row" in line
+    assert "the same command goes on from the last checkpoint" in line
+    heads = HeadsFile.read(out / "heads.json")
+    assert heads.provenance.steps == 3
+    assert all(gate == pytest.approx(0.8) for row in heads.gates for gate in row)
 
 
 @pytest.mark.full_matrix
