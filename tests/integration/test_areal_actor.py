@@ -76,4 +76,6 @@ def test_two_ranks_with_uneven_shares_take_the_step_of_one(folder: Path) -> None
     assert two["packed_gap"] < 1e-5
     assert two["penalty0"] == pytest.approx(one["penalty0"], rel=1e-12)
     assert largest_difference(one["gates0"], two["gates0"]) < 1e-6
-    assert largest_difference(one["gates1"], two["gates1"]) < 3e-5
+    # A gate whose gradient turned between the steps moves by the rounding of both: another order of the same
+    # sums on one rank moves one of the 48 by 2e-5, of steps of 2e-2.
+    assert largest_difference(one["gates1"], two["gates1"]) < 1e-4
