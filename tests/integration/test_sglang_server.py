@@ -229,7 +229,7 @@ from rlkv_patches.sglang.settings import Settings
 from rlkv.window import Window
 real = install.hooks()
 install.hooks = lambda: [*real, install.Hook("sglang.srt.managers.scheduler.Scheduler.gone", "after", print)]
-install.install(Settings("f", "m", 0.5, Window(4, 28), ((True, False),), 100), "cpu")
+install.install(Settings("f", "m", 0.5, Window(4, 28), ((True, False),), 100), None, "cpu")
 print("serving")
 """
 
