@@ -104,7 +104,10 @@ def test_throughput_bench_drives_a_running_server(server: Server) -> None:
     lengths = [40, 70, 1]
     timelines = drive(server.url, random_prompts(3, 20, 700), lengths)
     assert [line.tokens[-1] for line in timelines] == lengths
-    assert [line.tokens for line in timelines][:2] == [(1, 33, 40), (1, 33, 65, 70)]
+    for line, length in zip(timelines, lengths, strict=True):
+        # Every 32 tokens and at the end; a server that is behind puts two reports into one.
+        assert set(line.tokens) <= {1, 33, 65, length}
+        assert line.tokens[0] == 1 and list(line.tokens) == sorted(set(line.tokens))
     assert all(list(line.times) == sorted(line.times) for line in timelines)
     assert cache_in_use(server_info(server.url), "0.5", server.url)["full_tokens"] > 0
     with pytest.raises(DataError, match=r"serves 0.5, expected full"):
