@@ -86,7 +86,15 @@ class Demand:
         Sinks and window, and tokens that have left it: either those written since the last eviction, or,
         until the answer is a window long, the window at the end of the prompt, which the prefix cache holds.
         """
-        left = max(self.eviction_interval, self.window.recent_size)
+        return self._slots(max(self.eviction_interval, self.window.recent_size))
+
+    @property
+    def settled_slots(self) -> int:
+        """The same for a request of which the prefix cache holds no window any more."""
+        return self._slots(self.eviction_interval)
+
+    def _slots(self, left: int) -> int:
+        """Sinks, window and ``left`` tokens that have left it, in whole pages."""
         most = self.window.size + left + self.page_size
         return _pages_up(min(most, self.request_tokens + self.page_size), self.page_size)
 

@@ -45,6 +45,8 @@ def hooks() -> list[Hook]:
         ),
         Hook(f"{adder}.__init__", "after", admission.reserve_for_running),
         Hook(f"{adder}._swa_reserved_tokens", "around", admission.reserve_for_new),
+        Hook(f"{adder}._swa_chunk_cap", "around", admission.no_small_pieces),
+        Hook(f"{adder}.add_one_req", "around", admission.one_cut_at_a_time),
         Hook(f"{managers}.schedule_batch.ScheduleBatch.maybe_evict_swa", "around", eviction.evict_together),
         Hook(f"{cache}.common.free_swa_out_of_window_slots", "around", sinks.free_after_sinks),
         Hook(f"{checker}._get_total_uncached_sizes", "after", sinks.uncached_with_sinks),

@@ -40,6 +40,7 @@ class ServingState:
         budget_bytes: memory that the pools may take, None where ``--max-total-tokens`` sizes them.
         observed: tokens that running requests held whenever it was looked at what left their windows.
         freed_tokens: tokens whose window slots were freed because they left the window.
+        decode_steps: steps of decoding so far.
     """
 
     settings: Settings
@@ -49,6 +50,7 @@ class ServingState:
     budget_bytes: int | None = None
     observed: Mean = field(default_factory=Mean)
     freed_tokens: int = 0
+    decode_steps: int = 0
 
 
 _state: ServingState | None = None
