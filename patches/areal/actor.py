@@ -160,6 +160,7 @@ class GateActor(FrozenHeadActor):
                 "penalty_weight": self._penalty,
                 "logprob_gap": max(self._gaps, default=0.0),
                 "bad_steps": float(self._bad_steps),
+                **_peak_memory(),
             }
         )
 
@@ -196,3 +197,10 @@ class GateActor(FrozenHeadActor):
         dist.broadcast_object_list(error, src=0, group=self.cpu_group)
         if error[0] is not None:
             raise error[0]
+
+
+def _peak_memory() -> dict[str, float]:
+    """What the forecast of memory can be held against, on a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"memory/peak_gib": torch.cuda.max_memory_allocated() / 2**30}

@@ -21,6 +21,8 @@ from .settings import ArealConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from rlkv.train.forecast import DecoderShape
+
     from .config import GateExperimentConfig
 
 LOG = "areal.log"
@@ -32,36 +34,51 @@ def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentC
     """Validate a run without weights, data or workers, and give AReaL's configuration of it.
 
     Raises:
-        ConfigError: a package is missing, or AReaL does not know an override.
+        ConfigError: a package is missing, AReaL does not know an override, or the GPUs do not do.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(f"asynchronous training: found no {missing[0]}, expected it: see docs/training.md")
     import torch
 
+    from .devices import check_dtype, memory_flags
     from .experiment import experiment
     from .orphans import this_process
 
     model = resolve_model(config.model)
     dtype = _stored_dtype(model) if config.dtype == "auto" else config.dtype
-    return experiment(config, model, dtype, torch.cuda.device_count(), this_process(), overrides)
+    gpus = torch.cuda.device_count()
+    check_dtype(dtype, gpus)
+    built = experiment(config, model, dtype, gpus, this_process(), overrides)
+    if gpus and (shape := _shape(model)) is not None:
+        device_bytes = torch.cuda.get_device_properties(0).total_memory
+        built.server_flags += memory_flags(built, shape, gpus, device_bytes)
+    return built
 
 
 def forecast(built: GateExperimentConfig) -> str:
     """What the run will need, a line each, for this machine's device."""
     import torch
+
+    from .forecast import forecast
+
+    shape = _shape(built.actor.path)
+    if shape is None:
+        return f"forecast: none: {built.actor.path}: its config cannot be read"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return forecast(built, shape, device)
+
+
+def _shape(model: str) -> DecoderShape | None:
+    """None where the config cannot be read: a dry run may be far from the model."""
     from transformers import AutoConfig
 
     from rlkv.train.forecast import DecoderShape
 
-    from .forecast import forecast
-
     try:
-        shape = DecoderShape.of(AutoConfig.from_pretrained(built.actor.path))
-    except OSError as error:  # a dry run may be far from the model
-        return f"forecast: none: {built.actor.path}: its config cannot be read: {_one_line(error)}"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return forecast(built, shape, device)
+        return DecoderShape.of(AutoConfig.from_pretrained(model))
+    except OSError:
+        return None
 
 
 def _stored_dtype(model: str) -> str:

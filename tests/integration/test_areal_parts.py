@@ -19,6 +19,7 @@ if find_spec("areal") is None:
 
 import torch
 from rlkv_patches.areal import gates_files
+from rlkv_patches.areal.devices import check_dtype, memory_flags
 from rlkv_patches.areal.experiment import experiment
 from rlkv_patches.areal.forecast import forecast, step_seconds, trainer_pass
 from rlkv_patches.areal.recipe import from_recipe
@@ -165,6 +166,28 @@ def test_anything_else_in_areals_configuration_can_be_set_and_a_typo_is_refused(
     for bad, expected in refused.items():
         with pytest.raises(ConfigError, match=expected):
             experiment_of({}, (bad,))
+
+
+def test_a_server_leaves_the_trainer_its_memory_where_they_share_a_gpu() -> None:
+    shape = DecoderShape.of(AutoConfig.from_pretrained(MODEL))
+    one = experiment_of({})
+    trainer = sharded_training_bytes(shape, trainer_pass(one), 1)
+    (flag,) = memory_flags(one, shape, 1, 4 * trainer)
+    assert flag == "--mem-fraction-static=0.60"  # 0.85, less the trainer's quarter
+    assert memory_flags(one, shape, 2, 4 * trainer) == []
+    assert memory_flags(one, shape, 0, 4 * trainer) == []
+    assert memory_flags(experiment_of({"server_flags": (flag,)}), shape, 1, 4 * trainer) == []
+    assert memory_flags(experiment_of({"rollout": "sglang:d1t2"}), shape, 2, 4 * trainer) == [flag]
+    assert memory_flags(experiment_of({"scheduler": "ray"}), shape, 1, 4 * trainer) == []
+    with pytest.raises(ConfigError, match="expected room for a server beside it"):
+        memory_flags(one, shape, 1, trainer)
+
+
+def test_float32_is_refused_where_servers_run_on_gpus() -> None:
+    check_dtype("float32", 0)
+    check_dtype("bfloat16", 1)
+    with pytest.raises(ConfigError, match="dtype is float32, expected bfloat16 on a machine with GPUs"):
+        check_dtype("float32", 1)
 
 
 def test_forecast_follows_the_settings() -> None:
