@@ -10,11 +10,11 @@ import typer
 
 from rlkv.errors import ConfigError
 
-from .config import CASES, ThroughputConfig, shape_folder
+from .config import ThroughputConfig, shape_folder
 
 DEFAULTS = ThroughputConfig
 
-TABLE_WIDTH = 120
+TABLE_WIDTH = 140
 """Columns that the table needs in a log."""
 
 
@@ -33,8 +33,12 @@ def throughput(
         str, typer.Option(help="Fractions of KV heads that stream, after a comma.")
     ] = "0.5",
     cases: Annotated[
-        str, typer.Option(help="memory: MATH-500 replay in equal memory; concurrency: equal requests.")
-    ] = ",".join(CASES),
+        str,
+        typer.Option(
+            help="memory: MATH-500 replay in equal memory; concurrency: equal requests; prefix: requests "
+            "behind a shared prompt."
+        ),
+    ] = ",".join(DEFAULTS.cases),
     requests: Annotated[int, typer.Option(help="Requests of the replay.")] = DEFAULTS.requests,
     length_scale: Annotated[
         float, typer.Option(help="New tokens of the replay, times this; for models of short context.")
@@ -45,6 +49,11 @@ def throughput(
     concurrency: Annotated[int, typer.Option(help="Requests of equal concurrency.")] = DEFAULTS.concurrency,
     prompt_tokens: Annotated[int, typer.Option(help="Their prompt.")] = DEFAULTS.prompt_tokens,
     output_tokens: Annotated[int, typer.Option(help="Their new tokens.")] = DEFAULTS.output_tokens,
+    sharing: Annotated[int, typer.Option(help="Requests that share a prefix.")] = DEFAULTS.sharing,
+    shared_tokens: Annotated[
+        int, typer.Option(help="Tokens of that prefix, which the server has in its prefix cache.")
+    ] = DEFAULTS.shared_tokens,
+    own_tokens: Annotated[int, typer.Option(help="Tokens of each prompt behind it.")] = DEFAULTS.own_tokens,
     chunked_prefill_size: Annotated[
         int, typer.Option(help="SGLang's, for all servers.")
     ] = DEFAULTS.chunked_prefill_size,
@@ -81,6 +90,9 @@ def throughput(
         concurrency=concurrency,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
+        sharing=sharing,
+        shared_tokens=shared_tokens,
+        own_tokens=own_tokens,
         chunked_prefill_size=chunked_prefill_size,
         bandwidth=bandwidth,
         seed=seed,

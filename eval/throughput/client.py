@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlkv.errors import DataError
 
+from .config import Workload
 from .timeline import Timeline
 
 if TYPE_CHECKING:
@@ -38,10 +39,15 @@ def server_info(url: str) -> dict[str, Any]:
         raise DataError(f"{url}/server_info: found no SGLang server: {error}") from error
 
 
-def random_prompts(count: int, tokens: int, vocabulary: int, seed: int = 0) -> list[list[int]]:
-    """Prompts that share no prefix, as token ids; a tokenizer is not needed."""
+def random_prompts(load: Workload, vocabulary: int, seed: int = 0) -> tuple[list[int], list[list[int]]]:
+    """The prefix that all prompts of a load share, and the prompts, as ids; a tokenizer is not needed."""
     rng = random.Random(seed)
-    return [[rng.randrange(1, vocabulary) for _ in range(tokens)] for _ in range(count)]
+
+    def draw(count: int) -> list[int]:
+        return [rng.randrange(1, vocabulary) for _ in range(count)]
+
+    shared = draw(load.shared_tokens)
+    return shared, [shared + draw(load.prompt_tokens - load.shared_tokens) for _ in load.lengths]
 
 
 def drive(

@@ -13,10 +13,14 @@ from .lengths import PROMPT_TOKENS, REQUESTS, held_tokens, replay_lengths
 SHAPES = Path(__file__).with_name("shapes")
 """Configs of real models; their weights are made up."""
 
-MEMORY, CONCURRENCY = "memory", "concurrency"
-CASES = (MEMORY, CONCURRENCY)
+MEMORY, CONCURRENCY, PREFIX = "memory", "concurrency", "prefix"
+CASES = (MEMORY, CONCURRENCY, PREFIX)
 """Equal memory: the MATH-500 replay, of which as many requests run as fit. Equal concurrency: so many
-requests of one length, all of which fit into either cache."""
+requests of one length, all of which fit into either cache. Prefix: requests that share a long prompt, which
+the server has already."""
+
+PREFIX_OUTPUT_TOKENS = 64
+"""New tokens behind a shared prefix: the first one is what that case is about."""
 
 FULL = "full"
 """The arm of the stock server; the others go by their sparsity."""
@@ -27,12 +31,14 @@ class Workload:
     """Requests that are sent at once.
 
     Attributes:
-        prompt_tokens: of every prompt.
+        prompt_tokens: of every prompt, the shared ones included.
         lengths: new tokens of each request.
+        shared_tokens: with which all prompts begin, and which the server has before they come.
     """
 
     prompt_tokens: int
     lengths: list[int]
+    shared_tokens: int = 0
 
     @property
     def held_tokens(self) -> int:
@@ -49,13 +55,16 @@ class ThroughputConfig:
     dummy_weights: bool
     heads: str
     sparsities: tuple[float, ...] = (0.5,)
-    cases: tuple[str, ...] = CASES
+    cases: tuple[str, ...] = (MEMORY, CONCURRENCY)
     requests: int = REQUESTS
     length_scale: float = 1.0
     kv_tokens: int = 150_000
     concurrency: int = 256
     prompt_tokens: int = 2048
     output_tokens: int = 512
+    sharing: int = 64
+    shared_tokens: int = 8192
+    own_tokens: int = 64
     chunked_prefill_size: int = 8192
     bandwidth: float = 4300.0
     seed: int = 0
@@ -74,6 +83,9 @@ class ThroughputConfig:
             "concurrency",
             "prompt_tokens",
             "output_tokens",
+            "sharing",
+            "shared_tokens",
+            "own_tokens",
             "bandwidth",
         ):
             if getattr(self, name) <= 0:
@@ -98,6 +110,9 @@ class ThroughputConfig:
         if case == MEMORY:
             lengths = replay_lengths(self.requests, self.seed)
             return Workload(PROMPT_TOKENS, [max(1, round(self.length_scale * length)) for length in lengths])
+        if case == PREFIX:
+            lengths = [PREFIX_OUTPUT_TOKENS] * self.sharing
+            return Workload(self.shared_tokens + self.own_tokens, lengths, self.shared_tokens)
         return Workload(self.prompt_tokens, [self.output_tokens] * self.concurrency)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .config import CONCURRENCY, FULL, MEMORY, Workload
+from .config import CONCURRENCY, FULL, MEMORY, PREFIX, Workload
 from .theory import Cache, Device, simulate
-from .timeline import Rate, Timeline, end_to_end, while_all_decode, while_requests_wait
+from .timeline import Rate, Timeline, end_to_end, first_token, while_all_decode, while_requests_wait
 
-STRETCHES = {
+STRETCHES: dict[str, dict[str, Callable[[Sequence[Timeline]], Rate | None]]] = {
     MEMORY: {"while requests wait": while_requests_wait, "end to end": end_to_end},
     CONCURRENCY: {"while all decode": while_all_decode, "end to end": end_to_end},
+    PREFIX: {"end to end": end_to_end},
 }
 """What is looked at in each case: a steady stretch, and all of the run with its ramp and tail."""
 
@@ -27,6 +28,8 @@ class Figure:
         theory: what reading memory alone would allow.
         measured_ratio, theory_ratio: of the stock server in the same stretch.
         step_ms, theory_step_ms: a decode step, where all requests decode.
+        first_token_ms: mean time to the first token, waiting included; of a whole run only.
+        first_token_ratio: of the stock server.
     """
 
     case: str
@@ -38,6 +41,8 @@ class Figure:
     theory_ratio: float | None
     step_ms: float | None
     theory_step_ms: float | None
+    first_token_ms: float | None
+    first_token_ratio: float | None
 
 
 def figures(
@@ -64,6 +69,7 @@ def figures(
         real = {arm: rate(timelines) for arm, timelines in measured.items()}
         ideal = {arm: rate(timelines) for arm, timelines in bounds.items()}
         decoding = len(load.lengths) if rate is while_all_decode else 0
+        first = {arm: first_token(lines) for arm, lines in measured.items() if rate is end_to_end}
         for arm in measured:
             found.append(
                 Figure(
@@ -76,6 +82,8 @@ def figures(
                     _ratio(ideal[arm], ideal[FULL]),
                     _step_ms(real[arm], decoding),
                     _step_ms(ideal[arm], decoding),
+                    1e3 * first[arm] if first else None,
+                    first[arm] / first[FULL] if first else None,
                 )
             )
     return found

@@ -13,7 +13,7 @@ from rich.table import Table
 from rlkv.model_size import model_config, weight_bytes
 
 from ..folder import write_text
-from .config import CONCURRENCY, FULL, MEMORY, ThroughputConfig
+from .config import CONCURRENCY, FULL, MEMORY, PREFIX, ThroughputConfig
 from .figures import Figure, figures
 from .plot import plot
 from .run import arm_file
@@ -23,6 +23,7 @@ from .timeline import Timeline
 TITLES = {
     MEMORY: "Equal memory: MATH-500 replay",
     CONCURRENCY: "Equal concurrency",
+    PREFIX: "Shared prefix",
 }
 
 
@@ -65,6 +66,10 @@ def _title(config: ThroughputConfig, case: str) -> str:
     if case == MEMORY:
         memory = f"the memory of {config.kv_tokens:,} full tokens" if config.kv_tokens else "all memory"
         return f"{TITLES[case]}, {len(load.lengths)} requests, {memory}"
+    if case == PREFIX:
+        own = load.prompt_tokens - load.shared_tokens
+        shared = f"{load.shared_tokens:,} cached tokens and {own} of their own"
+        return f"{TITLES[case]}: {len(load.lengths)} requests of {shared}"
     return (
         f"{TITLES[case]}: {len(load.lengths)} requests of {load.prompt_tokens:,} + {load.lengths[0]:,} tokens"
     )
@@ -83,6 +88,8 @@ def _table(title: str, rows: Sequence[Figure]) -> Table:
         "bound",
         "step, ms",
         "bound",
+        "first token, ms",
+        "x full",
     ):
         table.add_column(name, justify="left" if name in ("stretch", "cache") else "right")
     last = rows[0].stretch
@@ -101,6 +108,8 @@ def _table(title: str, rows: Sequence[Figure]) -> Table:
             _cell(row.theory_ratio, ".2f"),
             _cell(row.step_ms, ".2f"),
             _cell(row.theory_step_ms, ".2f"),
+            _cell(row.first_token_ms, ",.0f"),
+            _cell(row.first_token_ratio, ".2f"),
         )
     return table
 

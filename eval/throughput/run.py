@@ -55,7 +55,9 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
                 progress.of(f"{case} {arm}", sum(load.lengths)) as add,
             ):
                 cache = cache_in_use(server_info(url), arm, url)
-                prompts = random_prompts(len(load.lengths), load.prompt_tokens, model.vocab_size, config.seed)
+                shared, prompts = random_prompts(load, model.vocab_size, config.seed)
+                if shared:
+                    drive(url, [shared], [1])
                 timelines = drive(url, prompts, load.lengths, add)
             record = {
                 "identity": identity,
@@ -143,6 +145,7 @@ def _identity(config: ThroughputConfig, heads: HeadsFile, case: str, arm: str) -
         "arm": arm,
         "prompt_tokens": load.prompt_tokens,
         "lengths": load.lengths,
+        "shared_tokens": load.shared_tokens,
         "kv_tokens": config.kv_tokens if case == MEMORY else 0,
         "chunked_prefill_size": config.chunked_prefill_size,
         "seed": config.seed,

@@ -5,6 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
+
+PAUSE = 4
+"""A request that gets nothing for so many times the median time between two reports has lost its place."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,21 @@ def end_to_end(timelines: Sequence[Timeline]) -> Rate:
 
 
 def while_requests_wait(timelines: Sequence[Timeline]) -> Rate | None:
-    """The steady state: from the first request's end, which lets a new one in, to the last one's admission.
+    """The steady state: from the first request's end, which lets another one in, until none waits any more.
 
-    None when all were admitted before the first one ended: then nobody waited.
+    A request waits until its first token, and again when it has to make way for others (SGLang retracts it).
+    None when the last one was admitted for good before the first one ended.
     """
     begin = min(line.finished for line in timelines)
-    end = max(line.admitted for line in timelines)
+    gaps = [after - before for line in timelines for before, after in pairwise(line.times)]
+    pause = PAUSE * median(gaps) if gaps else 0.0
+    end = max(_resumed(line, pause) for line in timelines)
     return _between(timelines, begin, end) if end > begin else None
+
+
+def _resumed(line: Timeline, pause: float) -> float:
+    """When a request last got its place: at its first token, or behind a pause longer than ``pause``."""
+    return max([line.admitted, *(after for before, after in pairwise(line.times) if after - before > pause)])
 
 
 def while_all_decode(timelines: Sequence[Timeline]) -> Rate | None:
@@ -83,6 +96,11 @@ def while_all_decode(timelines: Sequence[Timeline]) -> Rate | None:
     begin = max(line.times[min(1, len(line.times) - 1)] for line in timelines)
     end = min(line.finished for line in timelines)
     return _between(timelines, begin, end) if end > begin else None
+
+
+def first_token(timelines: Sequence[Timeline]) -> float:
+    """Mean time to the first token in seconds, waiting included."""
+    return fmean(line.admitted for line in timelines)
 
 
 def _between(timelines: Sequence[Timeline], begin: float, end: float) -> Rate:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rlkv_eval.throughput.client import drive, random_prompts, server_info
-from rlkv_eval.throughput.config import FULL
+from rlkv_eval.throughput.config import FULL, Workload
 from rlkv_eval.throughput.run import cache_in_use
 from rlkv_patches.sglang.serve import cpu_environment
 from sglang_server import INSTALLED, MODEL, RUN_PARSER, Server
@@ -102,7 +102,7 @@ def test_openai_chat_and_stream(server: Server) -> None:
 
 def test_throughput_bench_drives_a_running_server(server: Server) -> None:
     lengths = [40, 70, 1]
-    timelines = drive(server.url, random_prompts(3, 20, 700), lengths)
+    timelines = drive(server.url, random_prompts(Workload(20, lengths), 700)[1], lengths)
     assert [line.tokens[-1] for line in timelines] == lengths
     for line, length in zip(timelines, lengths, strict=True):
         # Every 32 tokens and at the end; a server that is behind puts two reports into one.

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_equal_memory_and_equal_concurrency(tmp_path: Path) -> None:
+def test_equal_memory_equal_concurrency_and_a_shared_prefix(tmp_path: Path) -> None:
     args = [
         "eval",
         "throughput",
@@ -30,7 +30,8 @@ def test_equal_memory_and_equal_concurrency(tmp_path: Path) -> None:
     ]
     args += ["--requests", "12", "--length-scale", "0.03", "--kv-tokens", "1000", "--bandwidth", "20"]
     args += ["--concurrency", "3", "--prompt-tokens", "60", "--output-tokens", "100"]
-    args += ["--chunked-prefill-size", "128"]
+    args += ["--chunked-prefill-size", "128", "--cases", "memory,concurrency,prefix"]
+    args += ["--sharing", "4", "--shared-tokens", "150", "--own-tokens", "7"]
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "throughput.json").read_text())
@@ -38,7 +39,8 @@ def test_equal_memory_and_equal_concurrency(tmp_path: Path) -> None:
     dense = memory["0.5"]["dense_token_bytes"] * (memory["full"]["full_tokens"] + 1)
     assert 0 <= dense - memory["0.5"]["pool_bytes"] < 2 * memory["0.5"]["dense_token_bytes"]
     figures = {(row["case"], row["stretch"], row["arm"]): row for row in result["figures"]}
-    assert len(figures) == 8
+    assert len(figures) == 10
+    assert figures["prefix", "end to end", "0.5"]["first_token_ms"] > 0
     assert all(row["measured"] > 0 for row in figures.values() if row["stretch"] == "end to end")
     assert figures["memory", "end to end", "0.5"]["theory_ratio"] > 1
     assert (tmp_path / "throughput.png").stat().st_size > 10_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rlkv_eval.throughput.config import FULL, MEMORY, SHAPES, ThroughputConfig, Workload
+from rlkv_eval.throughput.client import random_prompts
+from rlkv_eval.throughput.config import FULL, MEMORY, PREFIX, SHAPES, ThroughputConfig, Workload
 from rlkv_eval.throughput.figures import figures
 from rlkv_eval.throughput.lengths import held_tokens, replay_lengths
 from rlkv_eval.throughput.theory import Cache, Device, simulate
@@ -52,6 +53,10 @@ def test_stretches_by_hand() -> None:
     assert waiting is not None
     assert (waiting.begin, waiting.end) == (4.0, 6.0)
     assert waiting.tokens == pytest.approx((31 - 31) + (21 - 11) + (1 - 0))
+    retracted = Timeline((1.0, 2.0, 7.0, 8.0), (1, 2, 3, 4))  # lost its place until 7 s
+    again = while_requests_wait([Timeline((1.0, 2.0, 3.0, 4.0), (1, 2, 3, 4)), retracted])
+    assert again is not None
+    assert (again.begin, again.end, again.tokens) == (4.0, 7.0, 3 - 2.4)
     assert while_all_decode(LINES) is None
     together = [Timeline((1.0, 2.0, 4.0), (1, 11, 31)), Timeline((1.5, 2.5, 4.5), (1, 11, 31))]
     decoding = while_all_decode(together)
@@ -92,12 +97,23 @@ def test_figures_compare_with_the_stock_server() -> None:
     assert by_place["end to end", "0.5"].measured_ratio == pytest.approx(81 / 41)
     assert by_place["while requests wait", "0.5"].measured is None  # nobody waited
     assert (by_place["end to end", "0.5"].theory_ratio or 0) > 1
+    late = [Timeline((first, 41.0), (1, 40)) for first in (1.0, 2.0, 3.0, 6.0)]
+    first = figures(PREFIX, load, {FULL: slow, "0.5": late}, caches, Device(100, 1e3))[1]
+    assert (first.first_token_ms, first.first_token_ratio) == (3000, 3)
+
+
+def test_prompts_of_a_load_share_its_prefix_and_nothing_more() -> None:
+    shared, prompts = random_prompts(Workload(90, [1] * 8, shared_tokens=60), 1000)
+    assert len(shared) == 60
+    assert {len(prompt) for prompt in prompts} == {90}
+    assert all(prompt[:60] == shared for prompt in prompts)
+    assert len({tuple(prompt[60:]) for prompt in prompts}) == 8
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"cases": ("speed",)}, "--cases: found 'speed', expected some of memory, concurrency"),
+        ({"cases": ("speed",)}, "--cases: found 'speed', expected some of memory, concurrency, prefix"),
         ({"sparsities": (1.5,)}, r"sparsity is 1.5, expected a number in \[0, 1\]"),
         ({"requests": 0}, "--requests: found 0, expected more than 0"),
         ({"running": {"full": "http://a"}}, "--running: found full, expected one server each for full, 0.5"),
