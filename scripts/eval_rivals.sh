@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Every method at equal KV bytes on the tiny reasoner: scripts/eval_rivals.sh OUT [MORE FLAGS OF rlkv eval run ...]
 # A process for each group of methods, side by side on one GPU; OUT then holds one comparison of all.
-# N=1000 DEVICE=cuda BATCH=1000 WINDOW=4+28 by default; HEADS=NAME=FILE adds a method.
+# N=1000 DEVICE=cuda BATCH=500 WINDOW=4+28 by default; HEADS=NAME=FILE adds a method. Batches of 1,000 need more
+# than the 140 GB of an H200 for all groups together.
 set -euo pipefail
 out=${1:?expected an output folder}
 shift
-flags=(--tasks tiny:medium --n "${N:-1000}" --device "${DEVICE:-cuda}" --batch-size "${BATCH:-1000}" --random-seeds 3
+flags=(--tasks tiny:medium --n "${N:-1000}" --device "${DEVICE:-cuda}" --batch-size "${BATCH:-500}" --random-seeds 3
   --window "${WINDOW:-4+28}" --budgets 0.8,0.6,0.5,0.4 "$@")
 heads=(${HEADS:+--heads "$HEADS"})
 groups=(rlkv,kvzip-heads ablation random h2o snapkv streaming-llm kvzip r-kv random-attention)
@@ -19,7 +20,10 @@ for group in "${groups[@]}"; do
   python3 -m rlkv eval run --out "$out/$group" "${flags[@]}" --methods "full,$group" "${own[@]}" >"$out/$group.log" 2>&1 &
   processes+=($!)
 done
-for process in "${processes[@]}"; do wait "$process"; done
+for i in "${!groups[@]}"; do
+  wait "${processes[$i]}" || { echo "error: ${groups[$i]} failed, see $out/${groups[$i]}.log" >&2; failed=1; }
+done
+if [ "${failed:-}" ]; then exit 1; fi
 
 mkdir -p "$out/all/results" "$out/all/heads"
 for group in "${groups[@]}"; do
