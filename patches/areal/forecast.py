@@ -60,7 +60,7 @@ def _trainer(built: GateExperimentConfig, shape: DecoderShape, device_name: str)
     yield f"trainer: {memory} GiB on each of {ranks}, in a pass of {work.sequences} x {work.tokens} tokens"
     device = known_device(device_name)
     named = DEVICES if device is None else {device_name: device}
-    times = ", ".join(f"{step_seconds(built, shape, each):.1f} s on {name}" for name, each in named.items())
+    times = ", ".join(f"{_short(step_seconds(built, shape, each))} s on {name}" for name, each in named.items())
     yield f"trainer: a step of {_responses(built)} responses takes {times}, communication not counted"
 
 
@@ -74,6 +74,10 @@ def _server(built: GateExperimentConfig, shape: DecoderShape) -> str:
         f"{parallel.dp_size} x {parallel.tp_size}, for {own} x {tokens} tokens, prompts not counted; with "
         "less, responses wait"
     )
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
 
 
 def _responses(built: GateExperimentConfig) -> int:

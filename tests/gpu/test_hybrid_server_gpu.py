@@ -59,6 +59,7 @@ CASES = [
     Case(0.5, Window(16, 64), ("--page-size", "16")),
     Case(0.0, Window(4, 28), ()),
     Case(1.0, Window(4, 28), ("--chunked-prefill-size", "128")),
+    Case(0.5, Window(4, 28), ("--tp", "2"), shipped=True),
 ]
 
 
@@ -74,6 +75,8 @@ class Serving:
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     case: Case = request.param
+    if "--tp" in case.flags and torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
     folder = tmp_path_factory.mktemp("sglang")
     heads = resolve("tiny-reasoner") if case.shipped else heads_file(folder / "heads.json")
     flags = ["--rlkv-heads", str(heads), "--rlkv-sparsity", str(case.sparsity), "--grammar-backend", "none"]
