@@ -60,6 +60,7 @@ def test_without_streaming_heads_every_token_has_a_slot_that_costs_nothing() -> 
 def test_pages_are_whole() -> None:
     demand = Demand(Window(5, 20), request_tokens=100, page_size=16, eviction_interval=3, prefill_tokens=40)
     assert demand.slots_per_request == 64  # 5 + 20 + 20 + 16 = 61
+    assert demand.settled_slots == 48  # 5 + 20 + 3 + 16 = 44
     assert window_tokens(992, demand, SHAPE) == 688  # 10 * 64 + 40 = 680
 
 
