@@ -60,7 +60,8 @@ def _trainer(built: GateExperimentConfig, shape: DecoderShape, device_name: str)
     yield f"trainer: {memory} GiB on each of {ranks}, in a pass of {work.sequences} x {work.tokens} tokens"
     device = known_device(device_name)
     named = DEVICES if device is None else {device_name: device}
-    times = ", ".join(f"{_short(step_seconds(built, shape, each))} s on {name}" for name, each in named.items())
+    seconds = {name: step_seconds(built, shape, each) for name, each in named.items()}
+    times = ", ".join(f"{_short(time)} s on {name}" for name, time in seconds.items())
     yield f"trainer: a step of {_responses(built)} responses takes {times}, communication not counted"
 
 
