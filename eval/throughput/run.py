@@ -136,7 +136,7 @@ def _tokens_in_same_memory(
 def _identity(config: ThroughputConfig, heads: HeadsFile, case: str, arm: str) -> dict[str, Any]:
     """What makes two measurements the same."""
     load = config.workload(case)
-    return {
+    identity = {
         "model": config.model,
         "dummy_weights": config.dummy_weights,
         "gates": heads.gates if arm != FULL else None,
@@ -152,6 +152,7 @@ def _identity(config: ThroughputConfig, heads: HeadsFile, case: str, arm: str) -
         "server_flags": list(config.server_flags),
         "running": config.running.get(arm),
     }
+    return dict(json.loads(json.dumps(identity)))  # as it is read again: lists for tuples
 
 
 def _check_same(path: Path, identity: dict[str, Any]) -> None:

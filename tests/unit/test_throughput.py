@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from rlkv_eval.throughput.client import random_prompts
-from rlkv_eval.throughput.config import FULL, MEMORY, PREFIX, SHAPES, ThroughputConfig, Workload
+from rlkv_eval.throughput.config import CASES, FULL, MEMORY, PREFIX, SHAPES, ThroughputConfig, Workload
 from rlkv_eval.throughput.figures import figures
 from rlkv_eval.throughput.lengths import held_tokens, replay_lengths
+from rlkv_eval.throughput.run import _check_same, _identity, arm_file
 from rlkv_eval.throughput.theory import Cache, Device, simulate
 from rlkv_eval.throughput.timeline import Timeline, end_to_end, while_all_decode, while_requests_wait
 
-from rlkv.errors import ConfigError
+from rlkv.errors import ConfigError, DataError
+from rlkv.heads import HeadsFile, resolve
 
 
 def test_replay_has_the_statistics_of_the_published_run() -> None:
@@ -123,6 +126,20 @@ def test_prompts_of_a_load_share_its_prefix_and_nothing_more() -> None:
 def test_bad_settings_are_refused(given: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         ThroughputConfig(**{"out": tmp_path, "model": "m", "dummy_weights": False, "heads": "h"} | given)
+
+
+def test_a_measurement_knows_itself_again_when_it_is_read(tmp_path: Path) -> None:
+    heads = HeadsFile.read(resolve("tiny-reasoner"))
+    config = ThroughputConfig(tmp_path, "tiny-reasoner", False, "tiny-reasoner", server_flags=("--tp", "2"))
+    for case in CASES:
+        for arm in config.arms:
+            path = arm_file(tmp_path, case, arm)
+            path.parent.mkdir(exist_ok=True)
+            identity = _identity(config, heads, case, arm)
+            path.write_text(json.dumps({"identity": identity}))
+            _check_same(path, identity)
+    with pytest.raises(DataError, match="was measured with another seed"):
+        _check_same(path, identity | {"seed": 1})
 
 
 def test_shape_of_llama_has_its_published_size() -> None:
