@@ -44,6 +44,7 @@ def test_tokens_are_those_of_the_reference(server: Server, heads: Path) -> None:
     prompts = [shared[:cut] + random_tokens(rng, new) for cut, new in [(0, 1), (90, 3), (0, 33), (40, 200)]]
     for prompt, output in zip(prompts, server.generate_together(prompts, 60), strict=True):
         assert first_wrong(heads, SPARSITY, WINDOW, prompt, output) is None
+    server.generate(prompts[3], 8)  # what ended last may have taken the window behind this prompt
     again = server.generate(prompts[3], 8)
     assert again["meta_info"]["cached_tokens"] > 200
     assert first_wrong(heads, SPARSITY, WINDOW, prompts[3], again["output_ids"]) is None
