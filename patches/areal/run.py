@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,9 +50,10 @@ def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentC
     gpus = torch.cuda.device_count()
     check_dtype(dtype, gpus)
     built = experiment(config, model, dtype, gpus, this_process(), overrides)
-    if gpus and (shape := _shape(model)) is not None:
+    if gpus:
         device_bytes = torch.cuda.get_device_properties(0).total_memory
-        built.server_flags += memory_flags(built, shape, gpus, device_bytes)
+        with suppress(OSError):  # a dry run may be far from the model; the forecast says so
+            built.server_flags += memory_flags(built, _shape(model), gpus, device_bytes)
     return built
 
 
@@ -62,23 +63,20 @@ def forecast(built: GateExperimentConfig) -> str:
 
     from .forecast import forecast
 
-    shape = _shape(built.actor.path)
-    if shape is None:
-        return f"forecast: none: {built.actor.path}: its config cannot be read"
+    try:
+        shape = _shape(built.actor.path)
+    except OSError as error:
+        return f"forecast: none: {built.actor.path}: its config cannot be read: {_one_line(error)}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return forecast(built, shape, device)
 
 
-def _shape(model: str) -> DecoderShape | None:
-    """None where the config cannot be read: a dry run may be far from the model."""
+def _shape(model: str) -> DecoderShape:
     from transformers import AutoConfig
 
     from rlkv.train.forecast import DecoderShape
 
-    try:
-        return DecoderShape.of(AutoConfig.from_pretrained(model))
-    except OSError:
-        return None
+    return DecoderShape.of(AutoConfig.from_pretrained(model))
 
 
 def _stored_dtype(model: str) -> str:
