@@ -4,7 +4,7 @@
     scripts/replay_scheduler.py --out runs/scheduler
 
 Servers of one layer whose attention computes nothing take the decisions that a real one takes at the same
-steps: all requests come at once and end by count, so nothing depends on how long a step lasts. Admission,
+steps: all requests come at once and end by count, so that little depends on how long a step lasts. Admission,
 prefills in pieces, retraction, eviction and the sizes of both pools are real. Estimated is the time: weights,
 keys and values of the shape at a measured bandwidth, and a constant for a step.
 """
@@ -26,10 +26,10 @@ from rich.table import Table
 from rlkv_eval.throughput.client import drive, random_prompts
 from rlkv_eval.throughput.config import FULL, MEMORY, ThroughputConfig, shape_folder
 from rlkv_eval.throughput.launch import Server
+from rlkv_eval.throughput.run import server_flags
 
-from rlkv.heads import HeadsFile, ModelShape, streaming_mask
+from rlkv.heads import HeadsFile, ModelShape
 from rlkv.model_size import model_config, weight_bytes
-from rlkv.planner import EVICTION_INTERVAL, CacheShape, Demand, prefill_in_flight, split_memory
 
 CONTEXT, HEAD_DIM, ELEMENT_BYTES = 16384, 8, 2
 STEP_S, REQUEST_S = 1.6e-3, 1.2e-5
@@ -111,31 +111,22 @@ def run(arm: str, options: argparse.Namespace, flags: list[str]) -> Estimate:
     streaming = 0 if arm == FULL else round(float(arm) * heads)
     element = 2 * model.head_dim * ELEMENT_BYTES
     full_bytes, window_bytes = (heads - streaming) * element, streaming * element
-    load = ThroughputConfig(options.out, "", True, "").workload(MEMORY)
     with tempfile.TemporaryDirectory() as scratch:
-        folder, plugin = model_folder(Path(scratch), arm), plugin_folder(Path(scratch))
-        tokens = options.kv_tokens
-        given = ["--skip-tokenizer-init", "--incremental-streaming-output", "--load-format", "dummy"]
-        given += ["--chunked-prefill-size", str(options.chunked_prefill_size)]
-        given += ["--context-length", str(CONTEXT)]
-        if arm != FULL:
-            file = HeadsFile.read(folder / "heads.json")
-            mask = streaming_mask(file.gates, float(arm)).tolist()
-            demand = Demand(
-                window=file.serving_window,
-                request_tokens=load.held_tokens,
-                page_size=1,
-                eviction_interval=EVICTION_INTERVAL,
-                prefill_tokens=prefill_in_flight(options.chunked_prefill_size, CONTEXT),
-            )
-            shape = CacheShape.of(mask, HEAD_DIM, ELEMENT_BYTES)
-            tokens = split_memory((tokens + 1) * shape.dense_token_bytes, demand, shape).full_tokens
-            given += ["--rlkv-heads", str(folder / "heads.json"), "--rlkv-sparsity", arm]
-            given += ["--rlkv-request-tokens", str(load.held_tokens)]
+        folder, plugin = model_folder(Path(scratch)), plugin_folder(Path(scratch))
+        config = ThroughputConfig(
+            options.out,
+            str(folder),
+            dummy_weights=True,
+            heads=str(folder / "heads.json"),
+            kv_tokens=options.kv_tokens,
+            chunked_prefill_size=options.chunked_prefill_size,
+            server_flags=("--context-length", str(CONTEXT), *flags),
+        )
+        load = config.workload(MEMORY)
+        given = server_flags(config, HeadsFile.read(config.heads), MEMORY, arm, load, CONTEXT)
         log = options.out / f"{arm}.log"
         path = os.pathsep.join([str(plugin), *filter(None, [os.environ.get("PYTHONPATH")])])
         quiet = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        given += ["--max-total-tokens", str(tokens), *flags]
         with (
             Server(str(folder), given, log, quiet) as server,
             Progress(console=Console(stderr=True)) as progress,
@@ -167,8 +158,8 @@ def price(log: str, weights: int, full_bytes: int, window_bytes: int, bandwidth:
     return Estimate(clock, waiting_s, tokens, waiting_tokens, prefills, retractions, most)
 
 
-def model_folder(scratch: Path, arm: str) -> Path:
-    """A model of one layer; as many of its heads stream as ``arm`` says."""
+def model_folder(scratch: Path) -> Path:
+    """A model of one layer, whose heads file has a gate of its own for every head."""
     from transformers import AutoConfig, Qwen3Config
 
     from rlkv.heads import Provenance

@@ -49,7 +49,7 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
             if path.exists():
                 _check_same(path, identity)
                 continue
-            flags = _flags(config, heads, case, arm, load, model.max_position_embeddings)
+            flags = server_flags(config, heads, case, arm, load, model.max_position_embeddings)
             with (
                 _server(config, case, arm, flags) as url,
                 progress.of(f"{case} {arm}", sum(load.lengths)) as add,
@@ -97,7 +97,7 @@ def _server(config: ThroughputConfig, case: str, arm: str, flags: list[str]) -> 
         yield server.url
 
 
-def _flags(
+def server_flags(
     config: ThroughputConfig, heads: HeadsFile, case: str, arm: str, load: Workload, context: int
 ) -> list[str]:
     """Flags of a server that is started: the same for all arms but for the cache and its size."""
