@@ -5,8 +5,9 @@
 
 Decode steps go through SGLang's own CUDA graphs, planned and launched one ahead, as its overlap scheduler
 does; the requests' slots are laid out as a server lays them out (prompts in one piece, decoded tokens of all
-requests in turn), and the caches hold random numbers. The scheduler is left out. Attention time is the sum of
-the attention kernels in a profile of the same steps.
+requests in turn), and the caches hold random numbers. The scheduler is left out. Every arm first decodes for
+some seconds: a cool device clocks higher, which would favour the one that comes first. Attention time is the
+sum of the attention kernels in a profile of the same steps.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--contexts", default="2048,2304,2560")
     parser.add_argument("--prompt", type=int, default=8192, help="tokens of the prompt of the prefill")
     parser.add_argument("--sharing", type=int, default=64, help="requests that share that prompt as a prefix")
+    parser.add_argument("--warm-seconds", type=float, default=8.0, help="of decoding before an arm is timed")
     options, flags = parser.parse_known_args()
     contexts = [int(text) for text in options.contexts.split(",")]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -139,6 +141,7 @@ def measure(runner: Any, options: argparse.Namespace, contexts: list[int]) -> di
     """Milliseconds of decode steps and of prefills."""
     fill(runner)
     batches = Batches(runner, options.requests, max(contexts) + WARM_STEPS + STEPS + PROFILED_STEPS)
+    warm(runner, batches, max(contexts), options.warm_seconds)
     steps = {context: timed(runner, lambda i, c=context: batches.decode(c + i)) for context in contexts}
     middle = contexts[len(contexts) // 2]
     kernels = profiled(runner, lambda i: batches.decode(middle + i))
@@ -277,6 +280,14 @@ class Batches:
 def run(runner: Any, batch: Any) -> None:
     """A forward pass and its greedy tokens."""
     runner.forward(batch).logits_output.next_token_logits.argmax(-1)
+
+
+def warm(runner: Any, batches: Batches, length: int, seconds: float) -> None:
+    """Decode steps for so many seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        run(runner, batches.decode(length))
+        wait(runner)
 
 
 def timed(runner: Any, batch_of: Callable[[int], Any], steps: int = STEPS) -> float:

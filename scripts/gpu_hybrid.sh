@@ -5,7 +5,7 @@
 #   scripts/gpu_hybrid.sh server             bf16 tests of a real server, with CUDA graphs and without
 #   scripts/gpu_hybrid.sh steps [FLAGS]      decode steps, prefill and a shared prefix, stock against sparsities
 #   scripts/gpu_hybrid.sh replay [FLAGS]     MATH-500 replay in the KV memory of 150,000 full tokens
-#   scripts/gpu_hybrid.sh pair RANKS         stock and 0.5 up at once on RANKS GPUs: 160 equal requests, and time to the
+#   scripts/gpu_hybrid.sh pair RANKS         stock and 0.5 up at once on RANKS GPUs: 128 equal requests, and time to the
 #                                            first token of 64 requests behind a shared prefix of 8,192
 #
 # All but the tests with the shape of Llama-3.1-8B and made-up weights. HEADS is a heads file of that model, OUT the
@@ -33,7 +33,7 @@ case $part in
         model=eval/throughput/shapes/llama-3.1-8b
         flags=(--load-format dummy --skip-tokenizer-init --incremental-streaming-output --grammar-backend none
             --page-size 1 --chunked-prefill-size 8192 --attention-backend flashinfer --context-length 16384
-            --max-running-requests 160 --max-total-tokens 410000 --mem-fraction-static 0.9 --skip-server-warmup
+            --max-running-requests 128 --max-total-tokens 410000 --mem-fraction-static 0.9 --skip-server-warmup
             --tp "$ranks")
         mkdir -p "$OUT"
         trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
@@ -48,7 +48,7 @@ case $part in
             done
         done
         python3 -m rlkv eval throughput --shape llama-3.1-8b --heads "$HEADS" --sparsities 0.5 --out "$OUT" \
-            --cases concurrency,prefix --concurrency 160 --bandwidth $((4300 * ranks)) \
+            --cases concurrency,prefix --concurrency 128 --output-tokens 1024 --bandwidth $((4300 * ranks)) \
             --running full=http://127.0.0.1:31000 --running 0.5=http://127.0.0.1:31001
         ;;
     *) echo "gpu_hybrid.sh: found part '$part', see the head of this file" >&2 && exit 2 ;;

@@ -80,19 +80,21 @@ class Sequences:
         full_heads = (~self.streaming).nonzero().flatten().to(self.device)
         rows = q.view(len(q), self.heads, self.group, self.dim)
         assert torch.equal(gathered, rows[:, full_heads].flatten(1, 2))
-        expected, full_out = self._definition(q, k, v, prefix, new)
+        where = self.req_to_token, self.mapping
+        decoding = all(n == 1 for n in new) and all(prefix)
         out = torch.full_like(q, torch.nan).contiguous()
-        full = full_out if len(full_heads) else None
-        scaling = self.dim**-0.5
-        if all(n == 1 for n in new) and all(prefix):
-            table = torch.empty(len(new) + 1, self.window.size, dtype=torch.int32, device=self.device)
+        table = torch.empty(len(new) + 1, self.window.size, dtype=torch.int32, device=self.device)
+        if decoding:
             window_slots = torch.full((len(new) + 1,), 99, device=self.device)
-            where = self.req_to_token, self.mapping
             hybrid_launch.look_up_windows(table, window_slots, self.window, batch, *where)
             assert torch.equal(window_slots, torch.cat([self.mapping[slots], self.mapping[:1]]))
+        # Stands where FlashInfer does: the next kernel may begin before the last of these has ended.
+        expected, full_out = self._definition(q, k, v, prefix, new)
+        full = full_out if len(full_heads) else None
+        scaling = self.dim**-0.5
+        if decoding:
             hybrid_launch.decode(self.layer, q, out, full, table[:-1], scaling)
         else:
-            where = self.req_to_token, self.mapping
             hybrid_launch.prefill(self.layer, q, out, full, self.window, batch, *where, scaling)
         self._forget()
         return out, expected

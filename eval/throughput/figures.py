@@ -62,7 +62,10 @@ def figures(
         device: for the bound.
     """
     bounds = {
-        arm: simulate(load.prompt_tokens, load.lengths, cache_of(caches, arm), device) for arm in measured
+        arm: simulate(
+            load.prompt_tokens, load.lengths, cache_of(caches, arm), device, shared_tokens=load.shared_tokens
+        )
+        for arm in measured
     }
     found = []
     for stretch, rate in STRETCHES[case].items():

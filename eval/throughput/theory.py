@@ -41,15 +41,19 @@ class Cache:
     window: int
     capacity: int
 
-    def read_bytes(self, held: int) -> int:
-        """Bytes that one step reads of a request of ``held`` tokens."""
-        return held * self.full_token_bytes + min(held, self.window) * self.window_token_bytes
+    def read_bytes(self, held: int, shared: int) -> int:
+        """Bytes that one step reads of a request of ``held`` tokens, but for ``shared`` of all requests."""
+        seen = min(held, self.window)
+        return (held - shared) * self.full_token_bytes + seen * self.window_token_bytes
 
 
-def simulate(prompt_tokens: int, lengths: Sequence[int], cache: Cache, device: Device) -> list[Timeline]:
+def simulate(
+    prompt_tokens: int, lengths: Sequence[int], cache: Cache, device: Device, shared_tokens: int = 0
+) -> list[Timeline]:
     """Decode all requests, first come first served; each is admitted as soon as its prompt fits.
 
     When the running ones outgrow the cache, the one that came last waits again, and goes on where it was.
+    Tokens with which all prompts begin are stored once, and read once a step.
 
     Returns:
         A timeline for each request; the first token comes with the step after the admission.
@@ -59,17 +63,19 @@ def simulate(prompt_tokens: int, lengths: Sequence[int], cache: Cache, device: D
     made = [0] * len(lengths)
     times: list[list[float]] = [[] for _ in lengths]
     counts: list[list[int]] = [[] for _ in lengths]
-    clock, held = 0.0, 0
+    own_tokens = prompt_tokens - shared_tokens
+    clock, held = 0.0, shared_tokens
     while waiting or running:
-        while waiting and (held + prompt_tokens + made[waiting[-1]] + 1 <= cache.capacity or not running):
+        while waiting and (held + own_tokens + made[waiting[-1]] + 1 <= cache.capacity or not running):
             request = waiting.pop()
             running.append(request)
-            held += prompt_tokens + made[request]
+            held += own_tokens + made[request]
         while len(running) > 1 and held + len(running) > cache.capacity:
             request = running.pop()
-            held -= prompt_tokens + made[request]
+            held -= own_tokens + made[request]
             waiting.append(request)
-        read = sum(cache.read_bytes(prompt_tokens + made[request]) for request in running)
+        read = sum(cache.read_bytes(prompt_tokens + made[request], shared_tokens) for request in running)
+        read += shared_tokens * cache.full_token_bytes
         clock += (read + device.weight_bytes) / device.bandwidth
         held += len(running)
         for request in running:
@@ -79,6 +85,6 @@ def simulate(prompt_tokens: int, lengths: Sequence[int], cache: Cache, device: D
                 counts[request].append(made[request])
         done = [request for request in running if made[request] == lengths[request]]
         if done:
-            held -= sum(prompt_tokens + made[request] for request in done)
+            held -= sum(own_tokens + made[request] for request in done)
             running = [request for request in running if made[request] < lengths[request]]
     return [Timeline(tuple(t), tuple(n)) for t, n in zip(times, counts, strict=True)]

@@ -5,6 +5,9 @@ negative, at ``-1 - place`` in the window pool. A slot that is -1 holds nothing.
 
 Both attention kernels also copy what FlashInfer computed for the full heads into the layer's output: its
 output rows are dense, those of the layer are not, and a launch of its own would cost more than the copy.
+
+OVERLAP is CUDA's programmatic dependent launch: a kernel is placed while the one before it still runs, and
+``gdc_wait`` is where it waits for that one to end. FlashInfer's kernels do the same.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ def write_heads(
     query, key, value, full_query, full_keys, full_values, window_keys, window_values,
     place, full_slots, window_slots, query_stride, key_stride, value_stride, num_full, num_streaming,
     HEADS: tl.constexpr, HEADS_PAD: tl.constexpr, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr,
-    D: tl.constexpr, GATHER: tl.constexpr,
+    D: tl.constexpr, GATHER: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Store one token's keys and values by head in both pools; gather its full heads' queries.
 
     Grid: (tokens,). Query, key and value are [T, heads * D] with a stride between tokens; ``full_query`` is
     [T, num_full * GROUP, D], written if GATHER.
     """
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
     channels = tl.arange(0, D)
     heads = tl.arange(0, HEADS_PAD)
@@ -97,24 +103,44 @@ def _copy_head(
     tl.store(out + target[:, None] * D + channel, values, mask=mask[:, None])
 
 
+@triton.jit
+def _copy_token(
+    full_out, out, full_heads, token, num_full,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Put the outputs of all full heads into the layer's output, for one token."""
+    row = tl.arange(0, QUERIES_PAD)
+    mask = row < num_full * GROUP
+    head = tl.load(full_heads + row // GROUP, mask=mask, other=0)
+    channel = tl.arange(0, D)[None, :]
+    source = (token * num_full * GROUP + row)[:, None] * D + channel
+    target = ((token * HEADS + head) * GROUP + row % GROUP)[:, None] * D + channel
+    values = tl.load(full_out + source, mask=mask[:, None], other=0.0)
+    tl.store(out + target, values, mask=mask[:, None])
+
+
 @triton.jit(do_not_specialize=COUNTS)
 def decode_window(
     query, out, full_out, window_keys, window_values, table, streaming_heads, full_heads,
     query_stride, scale_log2, num_full, num_streaming,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
-    SLOTS: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One token of one sequence against the window of one streaming head, or the copy of one full head.
+    """One token of one sequence against the window of one streaming head, or the copy of its full heads.
 
-    Grid: (sequences, num_streaming + heads to copy). ``query`` is [B, HEADS * GROUP * D] with a stride,
-    ``out`` the same without. SLOTS is the width of ``table``; ROWS >= GROUP rows go through the tensor cores.
+    Grid: (sequences, num_streaming, and one more where there are full heads). ``query`` is
+    [B, HEADS * GROUP * D] with a stride, ``out`` the same without. SLOTS is the width of ``table``;
+    ROWS >= GROUP rows go through the tensor cores.
+    Where there are full heads, their attention is the kernel before this one, and began when the new token
+    had been written: only the copies wait for its end.
     """
     sequence = tl.program_id(0).to(tl.int64)
     streaming = tl.program_id(1)
+    if OVERLAP:  # noqa: SIM102 - a constant, which drops what depends on it from the program
+        if (num_full == 0) | (streaming >= num_streaming):
+            tl.extra.cuda.gdc_wait()
     if streaming >= num_streaming:
-        full = streaming - num_streaming
-        head = tl.load(full_heads + full)
-        _copy_head(full_out, out, sequence, 1, full, head, num_full, 1, HEADS, GROUP, ROWS, D)
+        _copy_token(full_out, out, full_heads, sequence, num_full, HEADS, GROUP, QUERIES_PAD, D)
         return
     head = tl.load(streaming_heads + streaming)
     channel = tl.arange(0, D)[None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +76,12 @@ class LayerHeads:
         return len(self.place)
 
     @property
+    def queries_pad(self) -> int:
+        """Query heads, to the next power of two."""
+        padded: int = triton.next_power_of_2(self.num_heads * self.group)
+        return padded
+
+    @property
     def head_dim(self) -> int:
         dim: int = self.full_keys.shape[-1]
         return dim
@@ -110,7 +117,8 @@ def write(
         full_slots, window_slots, query.stride(0), key.stride(0), value.stride(0),
         heads.num_full, heads.num_streaming,
         HEADS=heads.num_heads, HEADS_PAD=triton.next_power_of_2(heads.num_heads), GROUP=heads.group,
-        QUERIES_PAD=triton.next_power_of_2(heads.num_heads * heads.group), D=D, GATHER=gather,
+        QUERIES_PAD=heads.queries_pad, D=D, GATHER=gather,
+        **_overlap(),
     )  # fmt: skip
     return gathered if heads.num_full else gathered[:, :0]
 
@@ -158,15 +166,15 @@ def decode(
         table: [B, S + W] of ``look_up_windows``.
         scaling: of the logits.
     """
-    copies = heads.num_full if full_out is not None else 0
     slots = table.shape[1]
     keys = min(DECODE_KEYS, max(TILE_ROWS, triton.next_power_of_2(slots)))
-    kernels.decode_window[(len(table), heads.num_streaming + copies)](
+    kernels.decode_window[(len(table), heads.num_streaming + (full_out is not None))](
         query, out, out if full_out is None else full_out, heads.window_keys, heads.window_values, table,
         heads.streaming, heads.full, query.stride(0), scaling * math.log2(math.e),
         heads.num_full, heads.num_streaming,
-        HEADS=heads.num_heads, GROUP=heads.group, ROWS=_rows(heads.group), D=heads.head_dim, SLOTS=slots,
-        BLOCK_K=keys, PRECISION=_precision(query), num_warps=keys // DECODE_WARP_KEYS,
+        HEADS=heads.num_heads, GROUP=heads.group, QUERIES_PAD=heads.queries_pad, ROWS=_rows(heads.group),
+        D=heads.head_dim, SLOTS=slots, BLOCK_K=keys, PRECISION=_precision(query),
+        num_warps=keys // DECODE_WARP_KEYS, **_overlap(),
     )  # fmt: skip
 
 
@@ -211,6 +219,13 @@ def prefill(
 
 def _rows(group: int) -> int:
     return max(TILE_ROWS, triton.next_power_of_2(group))
+
+
+@cache
+def _overlap() -> dict[str, bool]:
+    """Whether the device can place a kernel while the one before it runs: since Hopper."""
+    able = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    return {"OVERLAP": able, "launch_pdl": able}
 
 
 def _precision(query: torch.Tensor) -> str:

@@ -79,6 +79,13 @@ def test_bound_of_two_requests_by_hand() -> None:
     assert hybrid[1].finished == pytest.approx((100 + 92 + 100 + 108 + 100 + 62) / 1000)
 
 
+def test_bound_reads_a_shared_prefix_once() -> None:
+    device = Device(weight_bytes=100, bandwidth=1000)
+    lines = simulate(5, [1, 2], Cache(10, 2, 3, capacity=8), device, shared_tokens=4)
+    assert lines[0].times == pytest.approx(((100 + 40 + 2 * (10 + 6)) / 1000,))  # 4 + 2 * 1 tokens fit into 8
+    assert lines[1].finished == pytest.approx(((100 + 40 + 32) + (100 + 40 + 20 + 6)) / 1000)
+
+
 def test_bound_waits_for_memory() -> None:
     device = Device(weight_bytes=1, bandwidth=1)
     lines = simulate(5, [3, 3, 3], Cache(0, 0, 0, capacity=14), device)  # two prompts fit, 16 tokens do not
