@@ -6,8 +6,8 @@
 Decode steps go through SGLang's own CUDA graphs, planned and launched one ahead, as its overlap scheduler
 does; the requests' slots are laid out as a server lays them out (prompts in one piece, decoded tokens of all
 requests in turn), and the caches hold random numbers. The scheduler is left out. Every arm first decodes for
-some seconds: a cool device clocks higher, which would favour the one that comes first. A device at its power
-cap changes its clock several times a second, so contexts are timed in rounds. Attention time is the sum of the
+some seconds: a cool device clocks higher, which would favour the one that comes first. Contexts are timed in
+rounds: a device at its power cap changes its clock several times a second. Attention time is the sum of the
 attention kernels in a profile of the same steps.
 """
 
@@ -63,13 +63,14 @@ def main() -> None:
         result = {"sparsity": sparsity, **measure(runner, options, contexts)}
         results.append(result)
         compare(results[0], result, statistics.mean(contexts))
-        print(json.dumps({k: v for k, v in result.items() if k not in ("kernels_ms", "rounds_ms")}), flush=True)
+        short = {k: v for k, v in result.items() if k not in ("kernels_ms", "rounds_ms")}
+        print(json.dumps(short), flush=True)
         (options.out / "steps.json").write_text(json.dumps(results, indent=2))
 
 
 def read(flags: list[str]) -> Any:
     """The hybrid cache that a server with these flags would have."""
-    from rlkv_patches.sglang.args import settings_of
+    from rlkv_patches.sglang.carry import settings_of
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import prepare_server_args
 

@@ -13,17 +13,7 @@ from rlkv.window import Window
 if TYPE_CHECKING:
     from rlkv.heads import HeadsFile
 
-    from .mixed.settings import MixedSettings
     from .settings import Settings
-
-ATTRIBUTE = "_rlkv"
-"""Attribute of SGLang's ``ServerArgs`` that carries the settings; it survives pickling."""
-
-
-def settings_of(server_args: Any) -> Settings | MixedSettings | None:
-    """The settings that a server was started with, None for a stock one."""
-    settings: Settings | MixedSettings | None = getattr(server_args, ATTRIBUTE, None)
-    return settings
 
 
 def add_flags(result: None, parser: argparse.ArgumentParser) -> None:
@@ -88,7 +78,8 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     from rlkv.heads import HeadsFile, resolve
 
     from . import refusals
-    from .backends import backend_of
+    from .backends import backend_of, choose_backends
+    from .carry import carry
     from .version import check_version
 
     check_version()
@@ -102,28 +93,8 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     refusals.check_model(model_config)
     heads.check_model(model_config.hf_config, path)
     settings = _settings(namespace, heads, str(path), model_config.context_len)
-    # Not a declared field, so SGLang's guard against late changes of the configuration does not apply.
-    object.__setattr__(server_args, ATTRIBUTE, settings)
+    carry(server_args, settings)
     return server_args
-
-
-def choose_backends(namespace: argparse.Namespace, replaced: str, flag: str = "--rlkv-heads") -> None:
-    """Name our prefix cache, and the attention backend that ours stands in for on this device.
-
-    Raises:
-        ConfigError: the flags name others.
-    """
-    from .plugin import BACKEND
-    from .refusals import flag_of
-
-    attention = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
-    wanted = {"radix_cache_backend": BACKEND, **dict.fromkeys(attention, replaced)}
-    for name, value in wanted.items():
-        found = getattr(namespace, name)
-        if found not in (None, value):
-            raise ConfigError(f"{flag_of(name)}: found {found!r} with {flag}, expected none or {value!r}")
-    namespace.radix_cache_backend = BACKEND
-    namespace.attention_backend = replaced
 
 
 def _settings(namespace: argparse.Namespace, heads: HeadsFile, path: str, context_length: int) -> Settings:

@@ -1,11 +1,16 @@
-"""Which attention backend serves which device, and the stock backend by whose name it goes."""
+"""Which attention backend serves which device, and by what names SGLang knows ours."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rlkv.errors import UnsupportedError
+from rlkv.errors import ConfigError, UnsupportedError
+
+PREFIX_CACHE = "rlkv"
+"""Name of the prefix cache in SGLang's registry. A process in which this plugin is not loaded does not
+know it, so that a server that was asked for the hybrid cache cannot start there."""
 
 
 class Backend(NamedTuple):
@@ -51,3 +56,21 @@ def backend_of(device: str, among: dict[str, Backend] = BACKENDS, flag: str = "-
             f"--device: found {device!r} with {flag}, expected {expected}, which have an attention backend"
         )
     return among[device]
+
+
+def choose_backends(namespace: argparse.Namespace, replaced: str, flag: str = "--rlkv-heads") -> None:
+    """Name our prefix cache, and the attention backend that ours stands in for on this device.
+
+    Raises:
+        ConfigError: the flags name others.
+    """
+    from .refusals import flag_of
+
+    attention = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+    wanted = {"radix_cache_backend": PREFIX_CACHE, **dict.fromkeys(attention, replaced)}
+    for name, value in wanted.items():
+        found = getattr(namespace, name)
+        if found not in (None, value):
+            raise ConfigError(f"{flag_of(name)}: found {found!r} with {flag}, expected none or {value!r}")
+    namespace.radix_cache_backend = PREFIX_CACHE
+    namespace.attention_backend = replaced

@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rlkv.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from .install import Hook
 
 
 @contextmanager
@@ -34,23 +31,6 @@ def refuse_to_serve(reason: str, cause: Exception | None = None, flag: str = "--
     line = f"{flag} cannot be served, and the server ends: {reason}"
     print(f"error: {line}", file=sys.stderr, flush=True)
     raise UnsupportedError(line) from cause
-
-
-def check_hooks(wanted: list[Hook]) -> None:
-    """Every hook is really around its target, which SGLang's registry only logs when it fails.
-
-    Raises:
-        RuntimeError: names the first target that is not hooked.
-    """
-    from pkgutil import resolve_name
-
-    from sglang.srt.plugins.hook_registry import HookRegistry
-
-    for hook in wanted:
-        owner, _, name = hook.target.rpartition(".")
-        found = getattr(resolve_name(owner), name, None)
-        if hook.target not in HookRegistry._patched or not hasattr(found, "__wrapped__"):
-            raise RuntimeError(f"the hook {hook.kind} {hook.target} is not in place")
 
 
 def check_process(model_runner: Any) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlkv.planner import EVICTION_INTERVAL
 
+from .hooks import Hook, put_in_place
 from .settings import Settings
-
-
-class Hook(NamedTuple):
-    """One function of SGLang and what is put before, around or after it; LEDGER.md says why."""
-
-    target: str
-    kind: str
-    function: Callable[..., Any]
 
 
 def hooks() -> list[Hook]:
     """All hooks of the hybrid cache; the imports wait until a server asks for it."""
-    from . import admission, eviction, head_weights, metrics, model_config, pool, server_info, sinks, sizing
+    from . import (
+        admission,
+        build,
+        eviction,
+        head_weights,
+        metrics,
+        model_config,
+        server_info,
+        sinks,
+        sizing,
+    )
 
     cache, managers = "sglang.srt.mem_cache", "sglang.srt.managers"
     checker = f"{managers}.scheduler_components.invariant_checker.SchedulerInvariantChecker"
@@ -41,7 +43,7 @@ def hooks() -> list[Hook]:
         Hook(
             f"{cache}.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool",
             "around",
-            pool.build_pool,
+            build.build_pool,
         ),
         Hook(f"{adder}.__init__", "after", admission.reserve_for_running),
         Hook(f"{adder}._swa_reserved_tokens", "around", admission.reserve_for_new),
@@ -54,24 +56,6 @@ def hooks() -> list[Hook]:
         Hook(f"{collector}.__init__", "after", metrics.add_gauges),
         Hook(f"{collector}.log_stats", "after", metrics.log_gauges),
     ]
-
-
-def put_in_place(wanted: list[Hook]) -> None:
-    """Register hooks, apply them and check each.
-
-    Raises:
-        RuntimeError: names the first target that is not hooked.
-    """
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
-
-    from .fail_closed import check_hooks
-
-    for hook in wanted:
-        HookRegistry.register(
-            hook.target, hook.function, HookType(hook.kind), source=HookSource("rlkv", "rlkv")
-        )
-    HookRegistry.apply_hooks()
-    check_hooks(wanted)
 
 
 def install(settings: Settings, scheduler: Any, device: str) -> None:

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-BACKEND = "rlkv"
-"""Name of the prefix cache in SGLang's registry. A process in which this plugin is not loaded does not
-know it, so that a server that was asked for the hybrid cache cannot start there."""
-
 
 def load() -> None:
     """Register the flags, the prefix cache and the hook that installs the rest where it is asked for."""
@@ -19,12 +15,13 @@ def load() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from . import args
+    from .backends import PREFIX_CACHE
 
     register = HookRegistry.register
     register("sglang.srt.server_args.ServerArgs.add_cli_args", args.add_flags, HookType.AFTER)
     register("sglang.srt.server_args.ServerArgs.from_cli_args", args.read_flags, HookType.AROUND)
     register("sglang.srt.managers.scheduler.Scheduler.__init__", _before_scheduler, HookType.BEFORE)
-    register_radix_cache_backend(BACKEND, _prefix_cache)
+    register_radix_cache_backend(PREFIX_CACHE, _prefix_cache)
 
 
 def _before_scheduler(
@@ -36,10 +33,10 @@ def _before_scheduler(
     *rest: Any,
     **options: Any,
 ) -> None:
-    from . import args
+    from .carry import settings_of
     from .mixed.settings import MixedSettings
 
-    settings = args.settings_of(server_args)
+    settings = settings_of(server_args)
     if settings is None:
         return
     if isinstance(settings, MixedSettings):
@@ -53,10 +50,10 @@ def _before_scheduler(
 
 
 def _prefix_cache(context: Any) -> Any:
-    from . import args
+    from .carry import settings_of
     from .mixed.settings import MixedSettings
 
-    if isinstance(args.settings_of(context.server_args), MixedSettings):
+    if isinstance(settings_of(context.server_args), MixedSettings):
         from .mixed.process import create_prefix_cache as create_for_mixed
 
         return create_for_mixed(context)

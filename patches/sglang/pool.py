@@ -8,7 +8,6 @@ left the window are freed early, those of sinks are kept as long as the token's 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +18,6 @@ from rlkv.planner import PoolSizes
 
 from .head_pool import HeadPool
 from .settings import Settings
-from .startup_table import print_table
-from .state import state
 
 logger = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -120,20 +117,3 @@ class HybridHeadPool(BaseSWAKVPool):
         return RuntimeError(
             "rlkv: a layer's KV heads are in two pools, and some code asked for the one buffer"
         )
-
-
-def build_pool(original: Callable[..., Any], kvc: Any, **options: Any) -> HybridHeadPool:
-    """Make the pools (around ``KVCacheConfigurator._build_token_to_kv_pool``)."""
-    sizes = options["sizes"]
-    serving = state()
-    pool = HybridHeadPool(
-        serving.settings,
-        PoolSizes(sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens),
-        kvc.page_size,
-        kvc.kv_cache_dtype,
-        kvc.model_config.head_dim,
-        kvc.device,
-    )
-    serving.pool = pool
-    print_table(pool)
-    return pool

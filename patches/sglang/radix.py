@@ -33,7 +33,7 @@ SINK = "rlkv_sink"
 
 
 def create_prefix_cache(context: Any) -> Any:
-    """The cache of a server with ``--rlkv-heads``; SGLang asks for it by name, see ``plugin.BACKEND``."""
+    """The cache of a server with ``--rlkv-heads``, by its name (``backends.PREFIX_CACHE``)."""
     params = context.params
     pool = params.token_to_kv_pool_allocator.get_kvcache()
     if not isinstance(pool, HybridHeadPool):

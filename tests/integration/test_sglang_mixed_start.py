@@ -46,7 +46,7 @@ def test_what_is_not_served_is_refused_in_one_line() -> None:
 BROKEN = """
 from types import SimpleNamespace
 import torch
-from rlkv_patches.sglang import args
+from rlkv_patches.sglang.carry import carry
 from rlkv_patches.sglang.mixed import process
 from rlkv_patches.sglang.mixed.settings import MixedSettings
 from rlkv.window import Window
@@ -61,7 +61,7 @@ settings = MixedSettings("f", ((1.0,),), Window(4, 28))
 arguments = SimpleNamespace(weight_version="default")
 runner = SimpleNamespace(server_args=arguments, token_to_kv_pool=object(), model=torch.nn.Linear(1, 1))
 attempt(lambda: process.prepare(runner))
-setattr(arguments, args.ATTRIBUTE, settings)
+carry(arguments, settings)
 attempt(lambda: process.prepare(runner))
 context = SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner))
 attempt(lambda: process.create_prefix_cache(context))

@@ -227,11 +227,11 @@ def test_a_scheduler_that_would_serve_the_dense_model_ends_the_server(
 
 
 BREAK_A_HOOK = """
-from rlkv_patches.sglang import install
+from rlkv_patches.sglang import hooks, install
 from rlkv_patches.sglang.settings import Settings
 from rlkv.window import Window
 real = install.hooks()
-install.hooks = lambda: [*real, install.Hook("sglang.srt.managers.scheduler.Scheduler.gone", "after", print)]
+install.hooks = lambda: [*real, hooks.Hook("sglang.srt.managers.scheduler.Scheduler.gone", "after", print)]
 install.install(Settings("f", "m", 0.5, Window(4, 28), ((True, False),), 100), None, "cpu")
 print("serving")
 """

@@ -11,8 +11,8 @@ from rlkv.heads import HeadsFile, ModelShape, resolve
 from rlkv.window import PAPER_TRAIN_WINDOW, Window
 
 from .. import refusals
-from ..args import ATTRIBUTE, choose_backends
-from ..backends import backend_of
+from ..backends import backend_of, choose_backends
+from ..carry import carry
 from ..version import check_version
 from .backends import BACKENDS
 from .install import install_in_launcher
@@ -57,7 +57,6 @@ def read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace)
     else:
         shape = ModelShape.from_config(model_config.hf_config)
         settings = MixedSettings(ONES, ((1.0,) * shape.num_kv_heads,) * shape.num_layers, window)
-    # Not a declared field, so SGLang's guard against late changes of the configuration does not apply.
-    object.__setattr__(server_args, ATTRIBUTE, settings)
+    carry(server_args, settings)
     install_in_launcher()
     return server_args

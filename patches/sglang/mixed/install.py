@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..backends import backend_of
 from ..fail_closed import refuse_on_error
-from ..install import Hook, put_in_place
+from ..hooks import Hook, put_in_place
 from .backends import BACKENDS
 from .settings import FLAG
 

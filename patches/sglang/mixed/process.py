@@ -8,7 +8,7 @@ import torch
 
 from rlkv.window import Window
 
-from ..args import settings_of
+from ..carry import settings_of
 from ..fail_closed import refuse_on_error, refuse_to_serve
 from . import gates
 from .settings import FLAG, MixedSettings
@@ -39,7 +39,7 @@ def prepare(model_runner: Any) -> tuple[Window, list[torch.Tensor]]:
 
 
 def create_prefix_cache(context: Any) -> Any:
-    """SGLang's own prefix cache, once the attention is known to be ours; see ``plugin.BACKEND``."""
+    """SGLang's own prefix cache, once the attention is known to be ours; see ``backends.PREFIX_CACHE``."""
     from sglang.srt.mem_cache.registry import default_radix_cache_factory
 
     if not hasattr(context.tp_worker.model_runner.model, gates.ATTRIBUTE):

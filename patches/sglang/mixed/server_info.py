@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..args import settings_of
+from ..carry import settings_of
 from .gates import served_gates
 
 
