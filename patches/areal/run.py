@@ -123,6 +123,7 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
         try:
             trainer.train(workflow=WORKFLOW, workflow_kwargs=trainer.workflow_settings())
         except (SchedulerError, RuntimeError) as error:
+            trainer.stop_workers()  # they wait for each other, for minutes, and nobody comes any more
             raise TrainingError(
                 f"{out}: the run ended: {_one_line(error)}; the same command goes on from the last checkpoint"
             ) from error

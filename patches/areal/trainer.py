@@ -72,7 +72,7 @@ class GateTrainer(PPOTrainer):
             super().__init__(experiment, train_dataset=dataset)
             self._go_on_from(checkpoint)
         except BaseException:
-            self._stop_workers()
+            self.stop_workers()
             raise
         line.start(self.first_step, config.steps)
 
@@ -194,10 +194,10 @@ class GateTrainer(PPOTrainer):
         except (SchedulerError, RuntimeError) as error:
             logger.warning(f"stopping the workers: {error}")
         finally:
-            self._stop_workers()
+            self.stop_workers()
 
-    def _stop_workers(self) -> None:
-        """Stop those that are left: AReaL would do it when Python ends, too late for its threads."""
+    def stop_workers(self) -> None:
+        """Kill those that are left: AReaL would do it when Python ends, too late for its threads."""
         if getattr(self, "scheduler", None) is not None:
             self.scheduler.delete_workers()
 

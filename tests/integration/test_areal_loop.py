@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from datasets import Dataset
-from rlkv_patches.areal.gates_files import OPTIMIZER_FILE
+from rlkv_patches.areal.gates_files import GATES_FILE, OPTIMIZER_FILE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlkv.heads import HeadsFile
@@ -172,6 +172,36 @@ def test_full_disk_at_a_checkpoint_is_a_warning_and_a_later_step_saves(data: Pat
     assert 1 < failed < 12
     assert printed.strip() == f"wrote {out / 'heads.json'}"
     assert HeadsFile.read(out / "heads.json").provenance.steps == 12
+
+
+@pytest.mark.full_matrix
+def test_full_disk_at_a_gate_update_ends_the_run_and_the_next_start_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    """The training worker may write no file as large as the gates: the servers cannot get them."""
+    out = tmp_path / "run"
+    with running(data, out, steps=8) as process:
+        first = out / "checkpoint-1"
+        wait_for(lambda: (first / COMPLETE_MARK).exists() or process.poll() is not None, "a checkpoint")
+        [worker] = {p for p in workers_of(out) if is_training_worker(p)}
+        _, hard = worker.rlimit(psutil.RLIMIT_FSIZE)
+        worker.rlimit(psutil.RLIMIT_FSIZE, ((first / GATES_FILE).stat().st_size - 1, hard))
+        began = time.monotonic()
+        _, err = process.communicate(timeout=600)
+        assert time.monotonic() - began < 100, "AReaL's servers wait 120 s for an update"
+        assert process.returncode == 2
+        assert not workers_of(out)
+    line = next(line for line in err.splitlines() if line.startswith("error: "))
+    assert f"{out}: the run ended: " in line
+    assert "File too large" in line
+    assert "the same command goes on from the last checkpoint" in line
+    last = last_complete_checkpoint(out)
+    assert last is not None
+    step = int(last.name.removeprefix("checkpoint-"))
+    assert HeadsFile.read(out / "heads.json").provenance.steps == step
+    with running(data, out, steps=step + 1) as process:
+        lines = finished(process)[1].splitlines()
+    assert [m[1] for line in lines if (m := LINE.fullmatch(line.strip()))] == [str(step + 1)]
 
 
 def is_training_worker(process: psutil.Process) -> bool:
