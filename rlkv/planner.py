@@ -93,10 +93,14 @@ class Demand:
         """The same for a request of which the prefix cache holds no window any more."""
         return self._slots(self.eviction_interval)
 
+    def at_most(self, slots: int, tokens: int) -> int:
+        """``slots``, or fewer if a request has no more than ``tokens`` tokens; whole pages."""
+        return min(slots, _pages_up(tokens + self.page_size, self.page_size))
+
     def _slots(self, left: int) -> int:
         """Sinks, window and ``left`` tokens that have left it, in whole pages."""
-        most = self.window.size + left + self.page_size
-        return _pages_up(min(most, self.request_tokens + self.page_size), self.page_size)
+        most = _pages_up(self.window.size + left + self.page_size, self.page_size)
+        return self.at_most(most, self.request_tokens)
 
 
 def prefill_in_flight(chunk: int, context_length: int) -> int:

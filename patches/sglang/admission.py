@@ -11,6 +11,7 @@ as if its prompt were complete.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,22 +46,21 @@ def no_small_pieces(original: Callable[..., int], adder: Any, *args: Any, **opti
 def reserve_for_running(result: None, adder: Any, *args: Any, **options: Any) -> None:
     """Keep back what running requests will still take (after ``PrefillAdder.__init__``)."""
     if adder.running_batch is not None:
-        reserved = sum(_still_to_take(req, adder) for req in adder.running_batch.reqs)
-        adder.rem_swa_token_offset += reserved
+        demand = _demand(adder)
+        fresh, settled = demand.slots_per_request, demand.settled_slots
+        for req in adder.running_batch.reqs:
+            most = fresh if _holds_prefix_window(req) else settled
+            tokens = len(req.origin_input_ids) + req.sampling_params.max_new_tokens
+            adder.rem_swa_token_offset += max(0, demand.at_most(most, tokens) - _held(req))
 
 
 def reserve_for_new(
     original: Callable[..., int], adder: Any, extend_input_len: int, max_new_tokens: int, *rest: Any
 ) -> int:
     """What a new request will take beside its prefill (around ``PrefillAdder._swa_reserved_tokens``)."""
-    most = _demand(extend_input_len + max_new_tokens, adder).slots_per_request
+    demand = _demand(adder)
+    most = demand.at_most(demand.slots_per_request, extend_input_len + max_new_tokens)
     return max(original(adder, extend_input_len, max_new_tokens, *rest), most)
-
-
-def _still_to_take(req: Any, adder: Any) -> int:
-    demand = _demand(len(req.origin_input_ids) + req.sampling_params.max_new_tokens, adder)
-    most = demand.slots_per_request if _holds_prefix_window(req) else demand.settled_slots
-    return max(0, most - _held(req))
 
 
 def _holds_prefix_window(req: Any) -> bool:
@@ -79,13 +79,13 @@ def _held(req: Any) -> int:
     return int(held)
 
 
-def _demand(tokens: int, adder: Any) -> Demand:
-    """What a request of so many tokens asks of the window pool while it decodes."""
+def _demand(adder: Any) -> Demand:
+    """What a long request asks of the window pool while it decodes."""
     from sglang.srt.environ import envs
 
     return Demand(
         window=state().settings.window,
-        request_tokens=tokens,
+        request_tokens=sys.maxsize,
         page_size=adder.page_size,
         eviction_interval=max(1, envs.SGLANG_SWA_EVICTION_INTERVAL.get()),
         prefill_tokens=0,

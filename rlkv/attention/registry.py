@@ -38,14 +38,23 @@ def layout_mask(
     cache_position: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     mask_function: Any = causal_mask_function,
+    q_offset: int | torch.Tensor | None = None,
     **_: Any,
 ) -> SequenceLayout:
     """Build the layout of a pass; called by transformers once a forward pass, before the layers.
 
-    Below 5.4 it gives ``cache_position`` in place of ``q_length`` and ``device``.
+    Below 5.4 it gives ``cache_position`` in place of ``q_length``, ``q_offset`` and ``device``.
+
+    Raises:
+        UnsupportedError: the cache is static: it has room behind the tokens of the pass.
     """
     if cache_position is not None:
         q_length, device = tokens_of_pass(cache_position), cache_position.device
+    if q_offset is not None and (there := int(q_offset) + int(cast(int, q_length))) < kv_length:
+        raise UnsupportedError(
+            f"the cache has room for {int(kv_length)} tokens where {there} are, expected one that grows: "
+            "static caches are not supported, leave out cache_implementation"
+        )
     starts = None if attention_mask is None else starts_from_padding(attention_mask[:, -kv_length:])
     # Another mask function means that transformers saw position ids start again within a row.
     packed = mask_function is not causal_mask_function

@@ -313,3 +313,12 @@ def test_gates_are_shared_by_the_query_heads_of_a_group() -> None:
         model(random_tokens(1, 30))
     first, second = (outputs["stock"] - outputs["gated"]).abs().amax(dim=(0, 1)).view(4, 8).split(2)
     assert first.max() < 1e-5 and second.min() > 1e-3
+
+
+@every_family
+@pytest.mark.parametrize("prepare", [lambda model: attach_gates(model, WINDOW), use_hybrid_cache])
+def test_a_static_cache_is_refused(family: str, prepare: Callable[[PreTrainedModel], object]) -> None:
+    model = small_model(family)
+    prepare(model)
+    with pytest.raises(UnsupportedError, match=r"room for 13 tokens where 9 are.*leave out cache_implem"):
+        model.generate(random_tokens(1, 9), max_new_tokens=5, cache_implementation="static")
