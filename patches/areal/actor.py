@@ -8,6 +8,7 @@ them, and each rank takes the same step whatever the split of the data.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from areal.api import FinetuneSpec, WeightUpdateMeta
-from areal.utils import stats_tracker
+from areal.utils import name_resolve, names, stats_tracker
 from areal.utils.data import MicroBatchList
 
 from rlkv.attention.gates import attach_gates, clamp_after_each_step, gate_parameters, named_gates, read_gates
@@ -30,6 +31,9 @@ from .head import FrozenHeadActor
 
 REWARDS = "response_rewards"
 """Key under which micro-batches carry the rewards that AReaL drops before it forms them."""
+
+UPDATE_LIMIT_S = 120
+"""How long AReaL's servers look for new gates."""
 
 
 class GateActor(FrozenHeadActor):
@@ -163,6 +167,23 @@ class GateActor(FrozenHeadActor):
                 **_peak_memory(),
             }
         )
+
+    def _update_weights_from_disk(self, meta: WeightUpdateMeta) -> None:
+        """Store the gates, then have the servers read them, while no response is generated.
+
+        AReaL does both at once: a server that looks for the gates before they are there looks again a second
+        later, and for two minutes if they cannot be stored.
+        """
+        self._save_model_to_hf(meta.path, None, None)
+        if dist.get_rank() == 0:
+            name = names.update_weights_from_disk(
+                self.config.experiment_name, self.config.trial_name, self.get_version()
+            )
+            name_resolve.add(name, str(time.time()), keepalive_ttl=UPDATE_LIMIT_S)
+            self.rollout_engine.pause_generation()
+            self.rollout_engine.update_weights_from_disk(meta).result()
+            self.rollout_engine.continue_generation()
+        dist.barrier(group=self.cpu_group)
 
     def _get_model_name_parameters(self, meta: WeightUpdateMeta) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """What goes to the servers over the network: the gates alone."""

@@ -129,6 +129,8 @@ class HybridFlashInferBackend(AttentionBackend):
         heads, step = self.layers[layer.layer_id], self.step
         assert step is not None and step.table is not None and step.decoders is not None
         q, full_query = self._write(heads, q, k, v, forward_batch, step)
+        # Made first: it is written while FlashInfer still runs, and must not be memory of FlashInfer's.
+        out = q.new_empty(q.shape)
         full_out = None
         if heads.num_full:
             wrapper = step.decoders[heads.num_full]
@@ -137,7 +139,6 @@ class HybridFlashInferBackend(AttentionBackend):
             )
             if not heads.num_streaming:
                 return full_out.flatten(1)
-        out = q.new_empty(q.shape)
         hybrid_launch.decode(heads, q, out, full_out, step.table, layer.scaling)
         return out
 
