@@ -94,6 +94,7 @@ class SequenceLayout:
         self.device = device
         self.packed_by_position = packed_by_position
         self._masks: dict[Window | None, torch.Tensor] = {}
+        self._sequences: list[SequenceLayout] | None = None
 
     @property
     def is_plain_causal(self) -> bool:
@@ -107,6 +108,25 @@ class SequenceLayout:
         if self.starts is None:
             return index
         return torch.where(self.starts == PADDING, PADDING, index - self.starts)
+
+    def sequences(self) -> list[SequenceLayout]:
+        """The sequences that are packed into this pass one behind the other; equal lengths are one object.
+
+        Only this layout itself where rows differ, are padded on the left, or go on from an earlier pass.
+        """
+        if self._sequences is None:
+            self._sequences = self._cut() or [self]
+        return self._sequences
+
+    def _cut(self) -> list[SequenceLayout]:
+        if self.starts is None or len(self.starts) > 1 or self.query_length != self.key_length:
+            return []
+        begins, lengths = self.starts[0].unique_consecutive(return_counts=True)
+        if len(begins) == 1 or int(begins[0]) == PADDING:
+            return []
+        sizes = lengths.tolist()
+        alike = {size: SequenceLayout(size, size, None, self.device) for size in set(sizes)}
+        return [alike[size] for size in sizes]
 
     def full_mask(self) -> torch.Tensor:
         """bool [B or 1, 1, Tq, Tk]: what a full head sees."""

@@ -56,6 +56,22 @@ def test_masks_are_the_definition(title: str, query_length: int, window: Window 
                 assert bool(found[q].any()) and all(row[j] < 0 for j in found[q].nonzero().flatten())
 
 
+def test_packed_sequences_come_apart_and_nothing_else_does() -> None:
+    packed = torch.tensor([[0] * 4 + [4] + [5] * 4 + [9] * 3], dtype=torch.int32)
+    parts = SequenceLayout(12, 12, packed, CPU).sequences()
+    assert [part.query_length for part in parts] == [4, 1, 4, 3]
+    assert all(part.is_plain_causal and part.key_length == part.query_length for part in parts)
+    assert parts[0] is parts[2]  # masks are built once for a length
+    whole = [
+        SequenceLayout(12, 12, None, CPU),
+        SequenceLayout(5, 12, packed, CPU),  # goes on from an earlier pass
+        SequenceLayout(12, 12, packed.expand(2, -1).contiguous(), CPU),  # rows that could differ
+        SequenceLayout(12, 12, torch.tensor([[-1] * 2 + [2] * 10], dtype=torch.int32), CPU),
+        SequenceLayout(12, 12, torch.zeros(1, 12, dtype=torch.int32), CPU),
+    ]
+    assert all(layout.sequences() == [layout] for layout in whole)
+
+
 def test_positions_count_from_the_sequences_own_first_token() -> None:
     starts = torch.tensor([[-1, -1, 2, 2, 2, 5, 5], [0] * 7], dtype=torch.int32)
     layout = SequenceLayout(7, 7, starts, CPU)
