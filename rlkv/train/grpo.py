@@ -150,12 +150,12 @@ class GateTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Packed on one GPU, whose kernels take packed rows.
+        """Packed in one process.
 
-        A CPU's dense masks would make packing quadratic in the whole micro-batch, and several processes
-        exchange their gradients in the forward pass of the wrapped model, so there TRL's own way stands.
+        Several exchange their gradients in the forward pass of the wrapped model, so there TRL's own way
+        stands.
         """
-        if not input_ids.is_cuda or self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,9 @@ def replying(body: dict[str, Any], status: int = 200, fail: Sequence[int] = ()) 
             self.send_response(found)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(BrokenPipeError):  # a client that has given up
+                self.end_headers()
+                self.wfile.write(content)
 
         do_GET = do_POST  # noqa: N815 - the name that the base class asks for
 
