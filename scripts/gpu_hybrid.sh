@@ -40,7 +40,7 @@ case $part in
         python3 -m rlkv serve --model $model "${flags[@]}" --port 31000 >"$OUT/full.log" 2>&1 &
         sleep 15 # the second one sizes itself by the memory that the first leaves
         python3 -m rlkv serve --model $model "${flags[@]}" --port 31001 --rlkv-heads "${HEADS:?}" --rlkv-sparsity 0.5 \
-            --rlkv-request-tokens 2304 >"$OUT/0.5.log" 2>&1 &
+            --rlkv-request-tokens 2560 >"$OUT/0.5.log" 2>&1 &
         for port in 31000 31001; do
             until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/health"; do
                 [ "$(jobs -r | wc -l)" = 2 ] || { echo "error: a server ended, see $OUT/*.log" >&2 && exit 1; }

@@ -115,8 +115,8 @@ class SequenceLayout:
         Only this layout itself where rows differ, are padded on the left, or go on from an earlier pass.
         """
         if self._sequences is None:
-            self._sequences = self._cut() or [self]
-        return self._sequences
+            self._sequences = self._cut()
+        return self._sequences or [self]  # never kept: a circle would hold the masks until it is collected
 
     def _cut(self) -> list[SequenceLayout]:
         if self.starts is None or len(self.starts) > 1 or self.query_length != self.key_length:

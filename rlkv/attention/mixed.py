@@ -46,22 +46,12 @@ def mixed_attention(
         starts = None if layout.starts is None else layout.starts.expand(query.shape[0], -1)
         return mixed_attention_fast(query, key, value, gates, window, scaling, starts)
     sequences = layout.sequences()
-    if len(sequences) == 1:
-        return _mixed_dense(query, key, value, gates, window, scaling, layout)
-    sizes = [each.query_length for each in sequences]
-    parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), sequences, strict=True)
-    return torch.cat([_mixed_dense(q, k, v, gates, window, scaling, each) for q, k, v, each in parts], dim=2)
-
-
-def _mixed_dense(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    gates: torch.Tensor,
-    window: Window,
-    scaling: float,
-    layout: SequenceLayout,
-) -> torch.Tensor:
+    if len(sequences) > 1:
+        sizes = [each.query_length for each in sequences]
+        parts = zip(*(x.split(sizes, dim=2) for x in (query, key, value)), sequences, strict=True)
+        return torch.cat(
+            [mixed_attention(q, k, v, gates, window, scaling, each) for q, k, v, each in parts], dim=2
+        )
     full = grouped_attention(
         query, key, value, None if layout.is_plain_causal else layout.full_mask(), scaling
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import product
 
 import pytest
@@ -70,6 +72,18 @@ def test_packed_sequences_come_apart_and_nothing_else_does() -> None:
         SequenceLayout(12, 12, torch.zeros(1, 12, dtype=torch.int32), CPU),
     ]
     assert all(layout.sequences() == [layout] for layout in whole)
+
+
+def test_a_layout_and_its_masks_go_with_their_last_user() -> None:
+    layout = SequenceLayout(4, 4, None, CPU)
+    assert layout.sequences() == [layout]
+    kept = weakref.ref(layout.full_mask())
+    gc.disable()
+    try:
+        del layout
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_positions_count_from_the_sequences_own_first_token() -> None:
