@@ -14,10 +14,13 @@ MODEL_UPDATER = "sglang.srt.model_executor.model_runner_components.weight_update
 
 def launcher_hooks() -> list[Hook]:
     """Hooks of the process that speaks HTTP."""
-    from . import updates
+    from . import pausing, updates
 
     tokenizer = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
-    return [Hook(f"{tokenizer}._update_model_path_info", "around", updates.keep_model_name)]
+    return [
+        Hook(f"{tokenizer}._update_model_path_info", "around", updates.keep_model_name),
+        Hook(f"{tokenizer}.pause_generation", "around", pausing.pause_soon),
+    ]
 
 
 def scheduler_hooks() -> list[Hook]:

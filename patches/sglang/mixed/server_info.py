@@ -7,6 +7,7 @@ from typing import Any
 from ..carry import settings_of
 from .gates import served_gates
 
+KEY, IDLE = "rlkv", "idle"
 
 def add_gates(result: Any, scheduler: Any, *args: Any) -> Any:
     """Add ``rlkv`` to the internal state; the mean is over the parameters of this rank."""
@@ -14,7 +15,7 @@ def add_gates(result: Any, scheduler: Any, *args: Any) -> Any:
     gates = served_gates(scheduler.tp_worker.model_runner.model)
     rows = [parameter.tolist() for parameter in gates.parameters.values()]
     of_rank = [gate for row in rows for gate in row]
-    result.internal_state["rlkv"] = {
+    result.internal_state[KEY] = {
         "mode": "mixed",
         "gates_file": settings.source,
         "gate_version": gates.version,
@@ -22,5 +23,6 @@ def add_gates(result: Any, scheduler: Any, *args: Any) -> Any:
         "mean_gate": sum(of_rank) / len(of_rank),
         "sink_size": settings.window.sink_size,
         "recent_size": settings.window.recent_size,
+        IDLE: scheduler.is_fully_idle(),
     }
     return result
