@@ -9,6 +9,7 @@ from .gates import served_gates
 
 KEY, IDLE = "rlkv", "idle"
 
+
 def add_gates(result: Any, scheduler: Any, *args: Any) -> Any:
     """Add ``rlkv`` to the internal state; the mean is over the parameters of this rank."""
     settings: Any = settings_of(scheduler.server_args)
