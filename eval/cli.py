@@ -17,7 +17,9 @@ from .throughput.cli import throughput
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(help="Compare methods on tasks, with confidence intervals.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compare methods on tasks, with confidence intervals.", no_args_is_help=True, add_completion=False
+)
 
 app.command()(throughput)
 

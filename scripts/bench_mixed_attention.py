@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Time mixed attention against full causal attention, and check it, on one CUDA device.
 
 Floor at T=8192, B=1, Hq=32, Hkv=8, D=128, bfloat16, window 128+256, on an H200 (790 TFLOP/s, 4.3 TB/s):

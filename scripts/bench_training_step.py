@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure a training step on long responses beside its forecast: peak memory and time, on one CUDA device."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What gpu_training.sh trains on: problems of the tiny reasoner, a large model with made-up weights."""
+"""What gpu_training.sh trains on: problems of the tiny reasoner, a large model with random weights."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Time asynchronous training on a CUDA machine, one part at a time; results go to a folder.
 #
-#   scripts/gpu_training.sh tiny [OPTION...]    the tiny reasoner's full recipe, 185 steps, on the GPUs that are visible
-#   scripts/gpu_training.sh large [OPTION...]   two steps at Qwen3-4B's shape with made-up weights, 16 responses of
+#   scripts/gpu_training.sh tiny [OPTION...]    the tiny reasoner's settings for the paper's 185 steps, on the GPUs that are visible
+#   scripts/gpu_training.sh large [OPTION...]   two steps at Qwen3-4B's shape with random weights, 16 responses of
 #                                               8,192 tokens each
 #
 # Rollouts may be one version of the gates behind (--max-staleness 1), so that generation and training run at the same
@@ -32,6 +32,8 @@ case $part in
         rlkv train-areal tiny-reasoner --dtype bfloat16 --steps 185 --data "$OUT/data" "${options[@]}" "$@"
         ;;
     large)
+        # Sampling with top-p is compiled for two minutes where it never was: meanwhile the servers start.
+        python3 -c "from flashinfer.sampling import get_sampling_module; get_sampling_module()" &
         python3 scripts/gpu_training.py data "$OUT/data" --level easy --problems 64
         python3 scripts/gpu_training.py model "$OUT/model"
         rlkv train-areal qwen3-4b-thinking --model "$OUT/model" --data "$OUT/data" --steps 2 --prompts-per-step 2 \

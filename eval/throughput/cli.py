@@ -25,7 +25,7 @@ def throughput(
     shape: Annotated[
         str | None,
         typer.Option(
-            help="In place of --model: the shape of a real model with made-up weights, llama-3.1-8b."
+            help="In place of --model: the shape of a real model with random weights, llama-3.1-8b."
         ),
     ] = None,
     heads: Annotated[str, typer.Option(help="Heads file: a path, or the name of a shipped one.")],

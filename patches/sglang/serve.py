@@ -14,31 +14,47 @@ import typer
 
 from rlkv.errors import ConfigError
 
+from .args import add_flags
+
 CPU_IMPORTS = Path(__file__).with_name("cpu_imports")
 """Stand-ins for the packages that SGLang imports and a CPU-only machine cannot have."""
 
 CPU_FLAGS = {"--device": "cpu", "--dtype": "float32", "--mem-fraction-static": "0.2"}
 """Flags that a CPU server gets unless they are given. bfloat16 flips near ties, and gains nothing."""
 
-app = typer.Typer(help="Serve a model with the hybrid cache on a stock SGLang.")
+app = typer.Typer(help="Serve a model with the hybrid cache on a stock SGLang.", add_completion=False)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _flags() -> str:
+    """The flags that we add to SGLang's, a paragraph each."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(None, parser)
+    own = [action for action in parser._actions if action.help]
+    return "\n\n".join(
+        f"{action.option_strings[0]} {action.metavar or 'N'}: {action.help}" for action in own
+    )
+
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, epilog=_flags())
 def serve(
     context: typer.Context,
     model: Annotated[
         str, typer.Option("--model", "--model-path", help="A shipped model, a folder, or a model on the hub.")
     ],
 ) -> None:
-    """Serve a model; every other flag is SGLang's, such as --rlkv-heads FILE, --rlkv-sparsity 0.5 or --port.
+    """Serve a model; every flag of SGLang's may follow, such as --port, and those below.
 
-    See ``python -m sglang.launch_server --help`` for all of them. On a machine without a GPU the server runs
-    on the CPU in float32, unless flags say otherwise.
+    On a machine without a GPU the server runs on the CPU in float32, unless flags say otherwise.
+
+    Example: rlkv serve --model tiny-reasoner --rlkv-heads tiny-reasoner --rlkv-sparsity 0.5
     """
     from rlkv.models import resolve_model
 
     if find_spec("sglang") is None:
-        raise ConfigError("rlkv serve: found no sglang, expected it: pip install 'rlkv[serve]'")
+        raise ConfigError(
+            "rlkv serve: found no sglang, expected it: `make sglang` for a CPU, the extra `serve` for CUDA"
+        )
     flags = with_machine_flags(["--model-path", resolve_model(model), *context.args])
     command = [sys.executable, "-m", "sglang.launch_server", *flags]
     # Signals and the exit status are the server's own.

@@ -76,7 +76,7 @@ def data(
         str, typer.Option(help=f"Levels of '{TINY_SOURCE}', comma-separated: {', '.join(LEVELS)}.")
     ] = DEFAULT_LEVEL,
     thinking: Annotated[
-        bool, typer.Option(help="The answer stands after </think>; --no-thinking for models without.")
+        bool, typer.Option(help="The answer stands after `</think>`; --no-thinking for models without it.")
     ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Problems solved at once in this process.")] = 32,
     endpoint: Annotated[

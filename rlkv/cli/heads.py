@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from rlkv.heads import HeadsFile, Provenance
 
-app = typer.Typer(help="Show, rank, import and compare heads files.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, rank, import and compare heads files.", no_args_is_help=True, add_completion=False
+)
 
 HeadsArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="Path of a heads file, or the name of one shipped with rlkv.")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from rlkv.planner import CacheShape, Forecast
 
-app = typer.Typer(help="Predict memory, concurrency and speed of serving with a heads file.")
+app = typer.Typer(
+    help="Predict memory, concurrency and speed of serving with a heads file.", add_completion=False
+)
 
 GIB = 1 << 30
 

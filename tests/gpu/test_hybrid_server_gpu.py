@@ -72,7 +72,11 @@ class Serving:
     server: Server
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
+SIDE_BY_SIDE = [pytest.param(case, id=str(case), marks=pytest.mark.xdist_group(str(case))) for case in CASES]
+"""With ``-n`` and ``--dist loadgroup`` servers start at the same time: nothing here is timed."""
+
+
+@pytest.fixture(scope="module", params=SIDE_BY_SIDE)
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     case: Case = request.param
     if "--tp" in case.flags and torch.cuda.device_count() < 2:

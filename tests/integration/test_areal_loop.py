@@ -27,7 +27,7 @@ MISSING = [name for name in ("areal", "sglang") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason="not installed: make areal")
 
 LINE = re.compile(
-    r"step (\d+)/(\d+)  reward [01]\.\d{3}  mean gate 0\.\d{3}  staleness 0  "
+    r"step (\d+)/(\d+)  reward [01]\.\d{3}  mean gate 0\.\d{3}  staleness (\d(?:\.\d+)?)  "
     r"[\d,]+ tokens/s  \d+:\d\d:\d\d left"
 )
 PROMPTS, GROUP = 2, 4
@@ -110,6 +110,7 @@ def test_three_steps_move_the_gates_and_server_and_trainer_agree(data: Path, tmp
     assert printed.strip() == f"wrote {out / 'heads.json'}"
     steps = [match for line in lines.splitlines() if (match := LINE.fullmatch(line.strip()))]
     assert [match[1] for match in steps] == ["1", "2", "3"]
+    assert {match[3] for match in steps} == {"0"}
     heads = HeadsFile.read(out / "heads.json")
     assert heads.provenance.steps == 3
     assert heads.provenance.recipe["method"] == "grpo-areal"
@@ -122,13 +123,18 @@ def test_three_steps_move_the_gates_and_server_and_trainer_agree(data: Path, tmp
 
 
 @pytest.mark.full_matrix
-def test_server_killed_then_trainer_killed_then_started_again(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [0, 1])
+def test_server_killed_then_trainer_killed_then_started_again(
+    behind: int, data: Path, tmp_path: Path
+) -> None:
+    """Also while the rollouts of a step run during the one before."""
     out = tmp_path / "run"
+    more = (f"--max-staleness={behind}",)
 
     def done(step: int) -> bool:
         return (out / f"checkpoint-{step}" / COMPLETE_MARK).exists()
 
-    with running(data, out, steps=6) as process:
+    with running(data, out, steps=6, more=more) as process:
         wait_for(lambda: done(1) or process.poll() is not None, "the first checkpoint")
         server = next(p for p in workers_of(out) if "sglang.launch_server" in p.cmdline())
         server.kill()
@@ -142,13 +148,15 @@ def test_server_killed_then_trainer_killed_then_started_again(data: Path, tmp_pa
     assert 3 <= step < 6
     assert HeadsFile.read(out / "heads.json").provenance.steps in (step - 1, step)
 
-    with running(data, out, steps=6) as process:
+    with running(data, out, steps=6, more=more) as process:
         lines = finished(process)[1].splitlines()
     assert [m[1] for line in lines if (m := LINE.fullmatch(line.strip()))] == [
         str(s) for s in range(step + 1, 7)
     ]
     assert HeadsFile.read(out / "heads.json").provenance.steps == 6
     assert max(logged(out, "ppo_actor/update/logprob_gap")) < 1e-3
+    versions_behind = logged(out, "ppo_actor/update/version_stats/sample_staleness_theta_max")
+    assert (max(versions_behind) > 0) == (behind > 0)
 
 
 @pytest.mark.full_matrix
