@@ -30,10 +30,7 @@ def _flags() -> str:
     parser = argparse.ArgumentParser(add_help=False)
     add_flags(None, parser)
     own = [action for action in parser._actions if action.help]
-    return "\n\n".join(
-        f"{action.option_strings[0]} {action.metavar or 'N'}: {action.help}" for action in own
-    )
-
+    return "\n\n".join(f"{action.option_strings[0]} {action.metavar or 'N'}: {action.help}" for action in own)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, epilog=_flags())
