@@ -37,7 +37,7 @@ class GateActorConfig(PPOActorConfig):
     gates: GateSpec = field(default_factory=GateSpec)
     """How the gates are trained."""
     controller: str = ""
-    """Process of the controller as ``pid:start``, whose death ends a worker on the same machine; or empty."""
+    """Process of the controller as ``host:pid:start``, whose death ends a worker on its machine; or empty."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class GateRolloutConfig(InferenceEngineConfig):
     """AReaL's rollout engine, with servers that can be started again."""
 
     server_restarts: int = 3
-    """How often a rollout worker starts a server anew that died."""
+    """How often a rollout worker starts a server anew that died; 0 where it could not get the gates."""
     controller: str = ""
     """As in ``GateActorConfig``."""
 

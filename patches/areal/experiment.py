@@ -177,7 +177,8 @@ def _rollout(
         max_head_offpolicyness=config.max_staleness,
         setup_timeout=START_LIMIT_S,
         scheduling_spec=(_process(gpus),),
-        server_restarts=config.server_restarts,
+        # Over the network nobody has the gates any more that a new server would need.
+        server_restarts=config.server_restarts if config.weight_update == "disk" else 0,
         controller=controller,
     )
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any
 
 from areal.api import (
@@ -21,7 +22,7 @@ from areal.api import (
     Scheduler,
     WeightUpdateMeta,
 )
-from areal.api.io_struct import HttpRequest, WeightUpdateRequests
+from areal.api.io_struct import HttpGenerationResult, HttpRequest, WeightUpdateRequests
 from areal.engine.sglang_remote import RemoteSGLangEngine, SGLangBackend
 from areal.infra import RemoteInfEngine, RolloutController
 from areal.utils import logging
@@ -35,6 +36,9 @@ from .config import GateRolloutConfig
 logger = logging.getLogger("GateRollout")
 
 START_POLL_S = 1.0
+VERSIONS: ContextVar[list[int]] = ContextVar("versions")
+"""Of the tokens that a request has got so far, in its task."""
+
 FAILED_BATCHES = 4
 """Batches of prompts that may fail without one success before the run ends."""
 
@@ -54,6 +58,13 @@ class GateBackend(SGLangBackend):
         return subprocess.Popen(
             command, env=server_environment(os.environ, flags), stdout=sys.stdout, stderr=sys.stdout
         )
+
+    def parse_generation_response(self, response: dict[str, Any]) -> HttpGenerationResult:
+        """AReaL's; notes the version that the server made the tokens with."""
+        result = super().parse_generation_response(response)
+        version = int(response["meta_info"]["weight_version"])
+        VERSIONS.get().extend([version] * len(result.output_tokens))
+        return result
 
     def build_disk_weight_update_requests(self, meta: WeightUpdateMeta) -> WeightUpdateRequests:
         """AReaL's request with the version, by which the server tags its responses."""
@@ -110,10 +121,15 @@ class GateInfEngine(RemoteInfEngine):
             time.sleep(START_POLL_S)
 
     async def agenerate(self, req: ModelRequest) -> ModelResponse:
+        """AReaL's, with the server's versions: AReaL takes that of the moment when it reads a response."""
         while True:
             server = self._restarts
+            versions: list[int] = []
+            VERSIONS.set(versions)
             try:
-                return await super().agenerate(req)
+                response = await super().agenerate(req)
+                response.output_versions = versions
+                return response
             except RuntimeError:
                 if not await asyncio.to_thread(self.revive, server):
                     raise

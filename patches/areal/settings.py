@@ -46,7 +46,9 @@ class ArealConfig(TrainConfig):
     )
     weight_update: str = setting("disk", "How gates reach the servers: disk, or xccl (over the network).")
     server_flags: tuple[str, ...] = setting((), "More flags of the SGLang servers, such as --page-size=16.")
-    server_restarts: int = setting(3, "How often a worker starts a server anew that died.")
+    server_restarts: int = setting(
+        3, "How often a worker starts a server anew that died; never where gates go over the network."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

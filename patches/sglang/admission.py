@@ -63,6 +63,18 @@ def reserve_for_new(
     return max(original(adder, extend_input_len, max_new_tokens, *rest), most)
 
 
+def no_more_than_it_has(
+    original: Callable[..., int], adder: Any, extend_input_len: int, max_new_tokens: int, **options: Any
+) -> int:
+    """A request takes no more slots than it has tokens (around ``PrefillAdder._swa_budget_for_req``).
+
+    SGLang's sum of prefill and window keeps to that; with what ``reserve_for_new`` puts in the place of the
+    window, a prompt nearly as long as the pool would never be admitted.
+    """
+    tokens = adder.ceil_paged_tokens(extend_input_len + max_new_tokens) + adder.page_size
+    return min(original(adder, extend_input_len, max_new_tokens, **options), int(tokens))
+
+
 def _holds_prefix_window(req: Any) -> bool:
     return req.swa_uuid_for_lock is not None and not req.swa_prefix_lock_released
 

@@ -47,6 +47,7 @@ def hooks() -> list[Hook]:
         ),
         Hook(f"{adder}.__init__", "after", admission.reserve_for_running),
         Hook(f"{adder}._swa_reserved_tokens", "around", admission.reserve_for_new),
+        Hook(f"{adder}._swa_budget_for_req", "around", admission.no_more_than_it_has),
         Hook(f"{adder}._swa_chunk_cap", "around", admission.no_small_pieces),
         Hook(f"{adder}.add_one_req", "around", admission.one_cut_at_a_time),
         Hook(f"{managers}.schedule_batch.ScheduleBatch.maybe_evict_swa", "around", eviction.evict_together),

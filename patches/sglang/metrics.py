@@ -13,7 +13,8 @@ GAUGES = {
     "rlkv:pool_bytes": "Bytes of both pools.",
     "rlkv:full_tokens_used": "Slots of the full pool in use, by requests or by the prefix cache.",
     "rlkv:window_tokens_used": "Slots of the window pool in use, by requests or by the prefix cache.",
-    "rlkv:window_tokens_freed": "Tokens whose window slots were freed since the start: they left the window.",
+    "rlkv:window_tokens_freed": "Tokens whose window slots were freed since the start: "
+    "they left a window, or the prefix cache gave up theirs.",
     "rlkv:request_tokens_observed": "Mean tokens that running requests held, for --rlkv-request-tokens.",
     "rlkv:bytes_saved": "KV bytes that a stock cache would hold for the same tokens, beyond what is held.",
 }

@@ -67,6 +67,11 @@ def check_flags(
             _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported", flag)
     if getattr(namespace, "tp_size", 1) > 1 and flag == "--rlkv-heads":
         _check_load_format(namespace.load_format)
+    if getattr(namespace, "tokenizer_worker_num", 1) > 1 and flag == "--rlkv-gates":
+        # They load no plugin, and each would tag responses with a version of its own.
+        _refuse(
+            "tokenizer_worker_num", namespace.tokenizer_worker_num, "1: one process tags the responses", flag
+        )
     if getattr(namespace, "disaggregation_mode", "null") != "null":
         _refuse(
             "disaggregation_mode",

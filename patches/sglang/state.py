@@ -37,9 +37,11 @@ class ServingState:
         scheduler: SGLang's, of this process; None where forward passes are run without one.
         pool: the pools, once they are made.
         allocator: SGLang's, of the slots of both pools, once the attention backend is made.
-        budget_bytes: memory that the pools may take, None where ``--max-total-tokens`` sizes them.
+        budget_bytes: memory that SGLang has for the pools, None before it has looked; ``--max-total-tokens``
+            may leave some of it unused.
         observed: tokens that running requests held whenever it was looked at what left their windows.
-        freed_tokens: tokens whose window slots were freed because they left the window.
+        freed_tokens: tokens whose window slots were freed: they left a request's window, or the prefix cache
+            gave up theirs.
         decode_steps: steps of decoding so far.
     """
 

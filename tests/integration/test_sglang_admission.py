@@ -42,6 +42,18 @@ def test_requests_wait_for_room_for_their_windows(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_a_prompt_nearly_as_long_as_the_pool_is_admitted(tmp_path: Path) -> None:
+    heads = heads_file(tmp_path / "heads.json")
+    flags = ["--rlkv-heads", str(heads), "--rlkv-sparsity", "0.5", "--max-total-tokens", "700"]
+    server = Server([*flags, "--chunked-prefill-size", "-1"], tmp_path)
+    try:
+        prompt = random_tokens(random.Random(3), 680)
+        output = server.generate(prompt, 15, timeout=120)["output_ids"]
+        assert first_wrong(heads, 0.5, WINDOW, prompt, output) is None
+    finally:
+        server.stop()
+
+
 def test_prompts_that_are_prefilled_in_pieces_are_all_prefilled_to_their_end(tmp_path: Path) -> None:
     """With room for less than a chunk, SGLang by itself cuts two prompts at once and forgets one of them.
 

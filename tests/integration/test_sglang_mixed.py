@@ -286,6 +286,61 @@ def test_no_request_sees_two_versions(mixed: Mixed, tmp_path: Path) -> None:
     mixed.ask([prompt])
 
 
+PAUSED_AND_CONTINUED = """
+import asyncio
+from types import SimpleNamespace
+from rlkv_patches.sglang.mixed import pausing
+from sglang.srt.managers.tokenizer_manager import TokenizerManager
+from sglang.srt.utils.aio_rwlock import RWLock
+
+class Manager:
+    continue_generation = TokenizerManager.continue_generation
+    aborts, idle = 0, True
+
+    def __init__(self):
+        self.model_update_lock, self.is_pause_cond, self.is_pause = RWLock(), asyncio.Condition(), False
+
+    def abort_request(self, abort_all):
+        self.aborts += 1
+
+    async def _async_dispatch_to_scheduler(self, request):
+        pass
+
+    async def get_internal_state(self):
+        return [{"rlkv": {"idle": self.idle}}]
+
+    async def respond(self, seconds):
+        async with self.model_update_lock.reader_lock:
+            await asyncio.sleep(seconds)
+
+async def main():
+    manager, request = Manager(), SimpleNamespace(mode="abort", torch_empty_cache=False)
+    response = asyncio.create_task(manager.respond(0.5))
+    await asyncio.sleep(0.01)
+    pause = asyncio.create_task(pausing.pause_soon(TokenizerManager.pause_generation, manager, request))
+    await asyncio.sleep(0.1)
+    await asyncio.gather(response, pause, manager.continue_generation(request))
+    print(manager.is_pause, manager.aborts)
+    manager.idle, pausing.IDLE_LIMIT_S = False, 0.1
+    await pausing.pause_soon(TokenizerManager.pause_generation, manager, request)
+    print(manager.is_pause)
+
+asyncio.run(main())
+"""
+
+
+def test_to_continue_during_a_pause_waits_for_it() -> None:
+    """With SGLang's own locks; a scheduler that never becomes idle ends the pause all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", PAUSED_AND_CONTINUED],
+        env={**os.environ, **cpu_environment(os.environ)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "1", "True"]
+
+
 TRAINER = """
 import json, sys, threading, urllib.error, urllib.request
 import torch

@@ -21,6 +21,7 @@ REFUSED = {
     "--rlkv-gates nowhere.json": "nowhere.json: no such file, nor a heads file shipped",
     "--rlkv-gates ones --rlkv-recent-size 0": "window: recent_size is 0",
     "--rlkv-gates ones --pp-size 2": "--pp-size: found 2 with --rlkv-gates",
+    "--rlkv-gates ones --tokenizer-worker-num 2": "--tokenizer-worker-num: found 2 with --rlkv-gates",
     "--rlkv-gates ones --enable-lora": "--enable-lora: found True with --rlkv-gates",
     "--rlkv-gates ones --attention-backend triton": "--attention-backend: found 'triton' with --rlkv-gates",
     "--rlkv-gates ones --device xpu": "--device: found 'xpu' with --rlkv-gates, expected cpu or cuda",

@@ -8,6 +8,7 @@ update is refused while a request holds tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from rlkv.errors import DataError, RLKVError
 
 from .gates import NamedTensors, ServedGates, served_gates
+
+logger = logging.getLogger(__name__)
 
 KEPT = "the old gates are kept"
 
@@ -56,6 +59,7 @@ def apply_received(original: Callable[..., Any], manager: Any, request: Any) -> 
     refusal = _of_any_rank(refusal, manager.tp_cpu_group)
     if refusal is not None or values is None:
         result.success, result.message = False, f"{refusal}; {KEPT}"
+        logger.error(result.message)  # clients may show no more than the status
         return result
     if not manager.flush_cache(empty_cache=request.torch_empty_cache):
         raise RuntimeError("rlkv: the prefix cache of an idle server could not be emptied")
