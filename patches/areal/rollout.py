@@ -94,7 +94,7 @@ class GateInfEngine(RemoteInfEngine):
         super().__init__(config, GateBackend())
         self._server_args: dict[str, Any] = {}
         self._gates: WeightUpdateMeta | None = None
-        self._restarts = 0
+        self._restarts = self._attempts = 0
         self._reviving = threading.Lock()
 
     def launch_server(self, server_args: dict[str, Any]) -> LocalInfServerInfo:
@@ -169,11 +169,12 @@ class GateInfEngine(RemoteInfEngine):
 
     def _replace(self, info: LocalInfServerInfo) -> None:
         status = info.process.poll()
-        if self._restarts >= self.config.server_restarts:
+        if self._attempts >= self.config.server_restarts:
             raise TrainingError(
                 f"the rollout server on port {info.port} ended with status {status} after "
-                f"{self._restarts} restarts, expected it to run"
+                f"{self._attempts} restarts, expected it to run"
             )
+        self._attempts += 1  # also of those that die before they answer
         logger.warning(f"rollout server on port {info.port} ended with status {status}: starting it anew")
         info.process = self.backend.launch_server(self._server_args)
         self._wait_for_server(f"{info.host}:{info.port}", process=info.process)

@@ -87,11 +87,14 @@ def fixed_gates(model: PreTrainedModel, gates: torch.Tensor, window: Window) -> 
 
     Raises:
         UnsupportedError: the model has gates, or its attention cannot be mixed.
+        DataError: gates of a model with another number of layers.
     """
     registry.register()
     modules = attention_modules(model)
     if any(hasattr(module, "gate") for module in modules):
         raise UnsupportedError(f"{model.config.model_type}: the model has gates, expected one without")
+    if len(gates) != len(modules):
+        raise DataError(f"gates: found {len(gates)} layers, expected {len(modules)}")
     before = model.config._attn_implementation
     try:
         for module, row in zip(modules, gates, strict=True):

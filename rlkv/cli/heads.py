@@ -13,8 +13,6 @@ from rlkv.errors import ConfigError
 from rlkv.window import PAPER_SERVE_WINDOW, PAPER_TRAIN_WINDOW, Window
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from rlkv.heads import HeadsFile, Provenance
 
 app = typer.Typer(
@@ -94,13 +92,14 @@ def import_tsv(
     """Turn a published TSV of gates into a heads file."""
     from rlkv.heads import HeadsFile, ModelShape, num_streaming, package_versions, read_tsv
     from rlkv.heads.fields import check_gates, within
+    from rlkv.model_size import model_config
 
     training_window, serving_window = Window.parse(train_window), Window.parse(serve_window)
     num_streaming(sparsity, num_heads=1)  # refuses a bad sparsity before transformers loads
     gates = read_tsv(tsv)
     # A local folder's path means nothing elsewhere; its name may.
     name = model_id or (Path(model).resolve().name if Path(model).is_dir() else model)
-    shape = ModelShape.from_config(_model_config(model), model_id=name)
+    shape = ModelShape.from_config(model_config(model), model_id=name)
     with within(f"{tsv}: "):
         gates = check_gates(gates, shape.num_layers, shape.num_kv_heads)
     heads = HeadsFile(
@@ -141,17 +140,6 @@ def _read(name_or_path: str) -> HeadsFile:
     from rlkv.heads import HeadsFile, resolve
 
     return HeadsFile.read(resolve(name_or_path))
-
-
-def _model_config(model: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--model {model}: found no config: {reason}") from error
-    return config
 
 
 def _import_provenance(tsv: Path, packages: dict[str, str]) -> Provenance:

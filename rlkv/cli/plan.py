@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,19 +47,19 @@ def plan(
     bandwidth: Annotated[
         float, typer.Option(help="Memory bandwidth in GB/s, measured; 4,300 is a copy on one H200.")
     ] = 4300.0,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.")],
-    output_tokens: Annotated[int, typer.Option(help="Mean tokens of an answer.")],
+    prompt_tokens: Annotated[int, typer.Option(min=0, help="Tokens of a prompt.")],
+    output_tokens: Annotated[int, typer.Option(min=1, help="Mean tokens of an answer.")],
     requests: Annotated[
-        int | None, typer.Option(help="Requests at the same time.", show_default="as many as fit")
+        int | None, typer.Option(min=1, help="Requests at the same time.", show_default="as many as fit")
     ] = None,
-    page_size: Annotated[int, typer.Option(help="SGLang's --page-size.")] = 1,
+    page_size: Annotated[int, typer.Option(min=1, help="SGLang's --page-size.")] = 1,
     chunked_prefill_size: Annotated[int, typer.Option(help="SGLang's --chunked-prefill-size.")] = 8192,
     eviction_interval: Annotated[
-        int, typer.Option(help="Decode steps between two evictions; SGLANG_SWA_EVICTION_INTERVAL.")
+        int, typer.Option(min=1, help="Decode steps between two evictions; SGLANG_SWA_EVICTION_INTERVAL.")
     ] = EVICTION_INTERVAL,
     element_bytes: Annotated[
         int | None,
-        typer.Option(help="Bytes of a number in weights and KV cache.", show_default="the config's"),
+        typer.Option(min=1, help="Bytes of a number in weights and KV cache.", show_default="the config's"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -77,6 +78,11 @@ def plan(
 
     if (gpu_memory is None) == (kv_bytes is None):
         raise ConfigError("--gpu-memory and --kv-bytes: found both or none, expected one of them")
+    for flag, value in (("--gpu-memory", gpu_memory), ("--bandwidth", bandwidth), ("--kv-bytes", kv_bytes)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{flag}: found {value}, expected more than 0")
+    if not 0 < memory_fraction <= 1:
+        raise ConfigError(f"--memory-fraction: found {memory_fraction}, expected more than 0, at most 1")
     config = model_config(model)
     shape, serving_window, streaming = _cache(config, heads, sparsity, window, element_bytes)
     load = Load(prompt_tokens, output_tokens, requests)
