@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 
-ATTENTION = re.compile(r"PagedKVCache|RaggedKVCache|MergeStates|write_heads|decode_window|prefill_window")
-"""Kernels that read or merge keys and values; the hybrid cache's write is among them, stock's is not."""
+ATTENTION = re.compile(r"(Paged|Ragged)KVCache|MergeStates|write_heads|copy_full|(decode|prefill)_window")
+"""Kernels that read or merge keys and values; the hybrid cache's write is among them, stock's is not. Kernels
+that run beside one another count in full."""
 
 WARM_STEPS, STEPS, PROFILED_STEPS = 4, 24, 12
 

@@ -93,7 +93,10 @@ class Sequences:
         full = full_out if len(full_heads) else None
         scaling = self.dim**-0.5
         if decoding:
-            hybrid_launch.decode(self.layer, q, out, full, table[:-1], scaling)
+            if self.layer.num_streaming:
+                hybrid_launch.decode(self.layer, q, out, table[:-1], scaling, beside=full is not None)
+            if full is not None:
+                hybrid_launch.copy_full(self.layer, full, out)
         else:
             hybrid_launch.prefill(self.layer, q, out, full, self.window, batch, *where, scaling)
         self._forget()

@@ -1,8 +1,10 @@
 """Attention over the two pools on CUDA: FlashInfer for the full heads, Triton for the streaming ones.
 
-A layer takes three launches: one writes the new tokens into both pools and gathers the queries of the full
-heads, FlashInfer's attends to them, and one attends in the streaming heads and puts both outputs together. A
-layer without streaming heads takes two.
+A layer's first launch writes the new tokens into both pools and gathers the queries of the full heads. In
+decoding, FlashInfer then attends in the full heads while, on a second stream, one launch attends in the
+streaming heads: it fills what FlashInfer leaves idle as its last blocks end. A copy puts both outputs
+together. Prefill, which leaves nothing idle, does it in turn, and its last launch copies. A layer with heads
+of one kind takes two launches.
 
 Whatever changes from step to step is laid out before the step (``init_forward_metadata_out_graph``): SGLang
 may change slots as soon as a decode graph has been launched, so the graph itself reads no mapping.
@@ -67,6 +69,7 @@ class HybridFlashInferBackend(AttentionBackend):
         )
         counts = sorted({heads.num_full for heads in self.layers} - {0})
         self.full = FullHeads(model_runner, counts, group, head_dim, max_batch)
+        self.side = torch.cuda.Stream()
         self.step: Step | None = None
         self.graph_table: torch.Tensor | None = None
         self.graph_window_slots: torch.Tensor | None = None
@@ -127,20 +130,29 @@ class HybridFlashInferBackend(AttentionBackend):
     ) -> torch.Tensor:
         """One new token of every sequence: [B, Hq * D] from and to SGLang."""
         heads, step = self.layers[layer.layer_id], self.step
-        assert step is not None and step.table is not None and step.decoders is not None
+        assert step is not None and step.table is not None
         q, full_query = self._write(heads, q, k, v, forward_batch, step)
-        # Made first: it is written while FlashInfer still runs, and must not be memory of FlashInfer's.
+        if not heads.num_streaming:
+            return self._attend_full(heads, full_query, step, layer).flatten(1)
+        # Made first: it is written while FlashInfer runs, and must not be memory of FlashInfer's.
         out = q.new_empty(q.shape)
-        full_out = None
-        if heads.num_full:
-            wrapper = step.decoders[heads.num_full]
-            full_out = self.full.decode(
-                wrapper, full_query, heads.full_keys, heads.full_values, layer.scaling
-            )
-            if not heads.num_streaming:
-                return full_out.flatten(1)
-        hybrid_launch.decode(heads, q, out, full_out, step.table, layer.scaling)
+        if not heads.num_full:
+            hybrid_launch.decode(heads, q, out, step.table, layer.scaling, beside=False)
+            return out
+        main = torch.cuda.current_stream()
+        self.side.wait_stream(main)
+        with torch.cuda.stream(self.side):
+            hybrid_launch.decode(heads, q, out, step.table, layer.scaling, beside=True)
+        full_out = self._attend_full(heads, full_query, step, layer)
+        main.wait_stream(self.side)
+        hybrid_launch.copy_full(heads, full_out, out)
         return out
+
+    def _attend_full(self, heads: LayerHeads, query: torch.Tensor, step: Step, layer: Any) -> torch.Tensor:
+        """[B, num_full * group, D] of one token of every sequence."""
+        assert step.decoders is not None
+        wrapper = step.decoders[heads.num_full]
+        return self.full.decode(wrapper, query, heads.full_keys, heads.full_values, layer.scaling)
 
     def forward_extend(
         self,

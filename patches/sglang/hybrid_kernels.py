@@ -3,8 +3,9 @@
 ``place[h]`` says where KV head h of a layer is stored: at ``place`` in the full pool, or, where it is
 negative, at ``-1 - place`` in the window pool. A slot that is -1 holds nothing.
 
-Both attention kernels also copy what FlashInfer computed for the full heads into the layer's output: its
-output rows are dense, those of the layer are not, and a launch of its own would cost more than the copy.
+FlashInfer's output rows of the full heads are dense, those of the layer are not: ``prefill_window`` also
+copies them. In decoding, where ``decode_window`` runs beside FlashInfer, ``copy_full`` does when both have
+ended.
 
 OVERLAP is CUDA's programmatic dependent launch: a kernel is placed while the one before it still runs, and
 ``gdc_wait`` is where it waits for that one to end. FlashInfer's kernels do the same.
@@ -103,12 +104,13 @@ def _copy_head(
     tl.store(out + target[:, None] * D + channel, values, mask=mask[:, None])
 
 
-@triton.jit
-def _copy_token(
-    full_out, out, full_heads, token, num_full,
+@triton.jit(do_not_specialize=COUNTS)
+def copy_full(
+    full_out, out, full_heads, num_full,
     HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """Put the outputs of all full heads into the layer's output, for one token."""
+    """Put the outputs of all full heads into the layer's output, for one token. Grid: (tokens,)."""
+    token = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, QUERIES_PAD)
     mask = row < num_full * GROUP
     head = tl.load(full_heads + row // GROUP, mask=mask, other=0)
@@ -121,27 +123,20 @@ def _copy_token(
 
 @triton.jit(do_not_specialize=COUNTS)
 def decode_window(
-    query, out, full_out, window_keys, window_values, table, streaming_heads, full_heads,
-    query_stride, scale_log2, num_full, num_streaming,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, QUERIES_PAD: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    query, out, window_keys, window_values, table, streaming_heads,
+    query_stride, scale_log2, num_streaming,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
     SLOTS: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One token of one sequence against the window of one streaming head, or the copy of its full heads.
+    """One token of one sequence against the window of one streaming head.
 
-    Grid: (sequences, num_streaming, and one more where there are full heads). ``query`` is
-    [B, HEADS * GROUP * D] with a stride, ``out`` the same without. SLOTS is the width of ``table``;
-    ROWS >= GROUP rows go through the tensor cores.
-    Where there are full heads, their attention is the kernel before this one, and began when the new token
-    had been written: only the copies wait for its end.
+    Grid: (sequences, num_streaming). ``query`` is [B, HEADS * GROUP * D] with a stride, ``out`` the same
+    without. SLOTS is the width of ``table``; ROWS >= GROUP rows go through the tensor cores.
     """
     sequence = tl.program_id(0).to(tl.int64)
     streaming = tl.program_id(1)
-    if OVERLAP:  # noqa: SIM102 - a constant, which drops what depends on it from the program
-        if (num_full == 0) | (streaming >= num_streaming):
-            tl.extra.cuda.gdc_wait()
-    if streaming >= num_streaming:
-        _copy_token(full_out, out, full_heads, sequence, num_full, HEADS, GROUP, QUERIES_PAD, D)
-        return
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
     head = tl.load(streaming_heads + streaming)
     channel = tl.arange(0, D)[None, :]
     row = tl.arange(0, ROWS)

@@ -152,29 +152,37 @@ def decode(
     heads: LayerHeads,
     query: torch.Tensor,
     out: torch.Tensor,
-    full_out: torch.Tensor | None,
     table: torch.Tensor,
     scaling: float,
+    beside: bool,
 ) -> None:
     """Attention of one token of every sequence in the streaming heads, into ``out``.
 
     Args:
         heads: of the layer.
         query: [B, Hq * D]; rows may have a stride.
-        out: [B, Hq * D], dense.
-        full_out: [B, num_full * group, D], what is copied into ``out``; None if there are no full heads.
+        out: [B, Hq * D], dense; only the rows of streaming heads are written.
         table: [B, S + W] of ``look_up_windows``.
         scaling: of the logits.
+        beside: on a stream of its own, which has waited for ``write``; else behind ``write``.
     """
     slots = table.shape[1]
     keys = min(DECODE_KEYS, max(TILE_ROWS, triton.next_power_of_2(slots)))
-    kernels.decode_window[(len(table), heads.num_streaming + (full_out is not None))](
-        query, out, out if full_out is None else full_out, heads.window_keys, heads.window_values, table,
-        heads.streaming, heads.full, query.stride(0), scaling * math.log2(math.e),
-        heads.num_full, heads.num_streaming,
-        HEADS=heads.num_heads, GROUP=heads.group, QUERIES_PAD=heads.queries_pad, ROWS=_rows(heads.group),
-        D=heads.head_dim, SLOTS=slots, BLOCK_K=keys, PRECISION=_precision(query),
-        num_warps=keys // DECODE_WARP_KEYS, **_overlap(),
+    overlap = {"OVERLAP": False} if beside else _overlap()
+    kernels.decode_window[(len(table), heads.num_streaming)](
+        query, out, heads.window_keys, heads.window_values, table, heads.streaming,
+        query.stride(0), scaling * math.log2(math.e), heads.num_streaming,
+        HEADS=heads.num_heads, GROUP=heads.group, ROWS=_rows(heads.group), D=heads.head_dim,
+        SLOTS=slots, BLOCK_K=keys, PRECISION=_precision(query),
+        num_warps=keys // DECODE_WARP_KEYS, **overlap,
+    )  # fmt: skip
+
+
+def copy_full(heads: LayerHeads, full_out: torch.Tensor, out: torch.Tensor) -> None:
+    """Put the outputs of the full heads, [B, num_full * group, D], into ``out``, [B, Hq * D]."""
+    kernels.copy_full[(len(out),)](
+        full_out, out, heads.full, heads.num_full,
+        HEADS=heads.num_heads, GROUP=heads.group, QUERIES_PAD=heads.queries_pad, D=heads.head_dim,
     )  # fmt: skip
 
 
