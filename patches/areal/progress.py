@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
+from rlkv.train.rewards import FirstRewards
+
 REWARD = "ppo_actor/task_reward/avg"
 RESPONSE_TOKENS = "ppo_actor/update/n_valid_tokens"
 STALENESS = "ppo_actor/update/version_stats/sample_staleness_theta_avg"
@@ -21,6 +23,7 @@ class StepLine:
         self.console = Console(stderr=True, highlight=False)
         self.first = self.steps = 0
         self.started = self.last = 0.0
+        self.rewards = FirstRewards()
 
     def start(self, step: int, steps: int, now: float | None = None) -> None:
         """Begin with ``step`` of ``steps`` taken."""
@@ -30,6 +33,8 @@ class StepLine:
     def show(self, step: int, stats: Mapping[str, float]) -> None:
         """Say what AReaL logged at a step, which counts from 1."""
         self.console.print(self.text(step, stats, time.monotonic()), soft_wrap=True)
+        if warning := self.rewards.warning(stats[REWARD]):
+            self.warn(warning)
 
     def text(self, step: int, stats: Mapping[str, float], now: float) -> str:
         """The line for a step that ended ``now``, in seconds as ``start`` was given."""

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlkv.data import load_training_data
+from rlkv.data.dataset import conversations
 from rlkv.errors import ConfigError, TrainingError
+from rlkv.loading import loading
 from rlkv.models import resolve_model
-from rlkv.train.folder import claim_folder
+from rlkv.train.folder import check_folder, claim_folder
 
 from .settings import ArealConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from rlkv.train.forecast import DecoderShape
 
     from .config import GateExperimentConfig
@@ -82,7 +82,8 @@ def _shape(model: str) -> DecoderShape:
 def _stored_dtype(model: str) -> str:
     from transformers import AutoConfig
 
-    dtype = str(AutoConfig.from_pretrained(model).dtype).removeprefix("torch.")
+    with loading(model):
+        dtype = str(AutoConfig.from_pretrained(model).dtype).removeprefix("torch.")
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"{model}: dtype is {dtype}, expected float32 or bfloat16, or one set with --dtype")
     return dtype
@@ -103,10 +104,12 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
     for module in ("areal", "torchdata"):
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
     experiment = check(config, overrides)
+    with loading(config.model):
+        _shape(experiment.actor.path)
     print(forecast(experiment), file=sys.stderr)
     out = Path(config.out)
-    dataset = _messages(load_training_data(config.data))
-    claim_folder(out, config)
+    check_folder(out, config)
+    dataset = conversations(load_training_data(config.data), "messages")
     from areal.infra.scheduler.exceptions import SchedulerError
 
     from .progress import StepLine
@@ -120,6 +123,7 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
             raise TrainingError(
                 f"{out}: the run did not start: {_one_line(error)}, see {out / LOG}"
             ) from error
+        claim_folder(out, config)  # by a run that began
         try:
             trainer.train(workflow=WORKFLOW, workflow_kwargs=trainer.workflow_settings())
         except (SchedulerError, RuntimeError) as error:
@@ -149,12 +153,3 @@ def _printing_to(descriptor: int) -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) < 600 else f"{text[:300]} ... {text[-280:]}"
-
-
-def _messages(data: Dataset) -> Dataset:
-    """The columns of the workflow: the prompt as messages for the template, and what the reward needs."""
-    from datasets import Dataset
-
-    messages = [[{"role": "user", "content": text}] for text in data["prompt"]]
-    columns = {name: data[name] for name in ("answer", "grader") if name in data.column_names}
-    return Dataset.from_dict({"messages": messages, **columns})

@@ -205,7 +205,9 @@ def _run(
     _make_folder(out)
     with Journal(out / "journal.jsonl", identity) as journal, data_view.Progress(buckets) as progress:
         collect(source.problems, solve, journal, selection, max_problems=max_problems, report=progress.show)
-        save_training_data(selection, out, seed, identity, source.grader)
+        save_training_data(
+            selection, out, seed, identity, grader=source.grader, thinking=identity["thinking"]
+        )
     data_view.print_summary(selection, out)
 
 

@@ -12,7 +12,7 @@ from rlkv import atomic
 from rlkv.data.buckets import Selection
 from rlkv.data.source import import_datasets, read_table
 from rlkv.errors import DataError
-from rlkv.grading import MATH
+from rlkv.grading import GRADERS, MATH
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 COLUMNS = ("prompt", "answer", "response_length", "bucket")
 """The user's text, the right answer, the tokens of the model's response, the index of its bucket.
 
-A column ``grader`` may say how answers are graded (``rlkv.grading.GRADERS``); without it as mathematics.
+A column ``grader`` may say how answers are graded (``rlkv.grading.GRADERS``); without it as mathematics. A
+column ``thinking`` may say that the answer does not stand after ``</think>``; without it, it does.
 """
+
+GRADING_COLUMNS = ("answer", "grader", "thinking")
+"""What a reward is computed from, besides the response."""
 
 MARKER = "state.json"
 """The file without which ``datasets`` does not take a folder for a data set; it comes last."""
@@ -48,8 +52,9 @@ licence of their source.
 
 The model was asked {asked} problems and solved {solved}, a share of {share:.1%}.
 
-Columns: `prompt` (the user's text), `answer`, `grader` (of the answer), `response_length` (tokens of the
-model's response, its end token included), `bucket` (index into the table above).
+Columns: `prompt` (the user's text), `answer`, `grader` (of the answer), `thinking` (whether the answer has to
+stand after `</think>`), `response_length` (tokens of the model's response, its end token included), `bucket`
+(index into the table above).
 
 Made with:
 
@@ -60,7 +65,13 @@ Made with:
 
 
 def save_training_data(
-    selection: Selection, folder: Path, seed: int, identity: Mapping[str, Any], grader: str = MATH
+    selection: Selection,
+    folder: Path,
+    seed: int,
+    identity: Mapping[str, Any],
+    *,
+    grader: str = MATH,
+    thinking: bool = True,
 ) -> Dataset:
     """Write the kept samples in curriculum order, with a card; a kill leaves no half-written data set.
 
@@ -70,15 +81,17 @@ def save_training_data(
         seed: of the order within a bucket.
         identity: what the data was made with, for the card.
         grader: of all answers (``rlkv.grading.GRADERS``).
+        thinking: whether answers have to stand after ``</think>`` (``rlkv.grading.grade``).
 
     Raises:
-        DataError: nothing was kept.
+        DataError: nothing was kept, or the folder cannot be written.
     """
     rows = [
         {
             "prompt": sample.prompt,
             "answer": sample.answer,
             "grader": grader,
+            "thinking": thinking,
             "response_length": sample.response_length,
             "bucket": bucket,
         }
@@ -90,24 +103,67 @@ def save_training_data(
             "and none fell into a bucket"
         )
     table = import_datasets().Dataset.from_list(rows)
-    (folder / MARKER).unlink(missing_ok=True)
+    try:
+        _replace(table, folder)
+        atomic.write_text(folder / "README.md", _card(selection, len(rows), identity))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the data cannot be written: {error.strerror or error}, "
+            f"expected room for {len(rows)} rows; "
+            "what was solved is in the journal"
+        ) from error
+    return load_training_data(str(folder))
+
+
+def _replace(table: Dataset, folder: Path) -> None:
+    """Put a new data set in the place of what the folder has; at no time is there half of one."""
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as saving:
         table.save_to_disk(saving)
+        (folder / MARKER).unlink(missing_ok=True)
         for file in sorted(Path(saving).iterdir(), key=lambda file: file.name == MARKER):
             file.replace(folder / file.name)
-    atomic.write_text(folder / "README.md", _card(selection, len(rows), identity))
-    return load_training_data(str(folder))
 
 
 def load_training_data(path: str) -> Dataset:
     """Open what ``save_training_data`` wrote, or any local data set with its columns, in training order.
 
     Raises:
-        DataError: no such folder or file, a column missing, or no rows.
+        DataError: no such folder or file, a column missing or of another kind, an empty cell, an unknown
+            grader, or no rows.
     """
     if not Path(path).exists():
         raise DataError(f"{path or 'data'}: no such folder, expected one written by `rlkv data`")
-    return read_table(path, COLUMNS)
+    table = _as_text(_as_text(read_table(path, COLUMNS), path, "prompt"), path, "answer")
+    for column, allowed in (("grader", tuple(GRADERS)), ("thinking", (True, False))):
+        unknown = set(table.unique(column)) - set(allowed) if column in table.column_names else set()
+        if unknown:
+            found, expected = sorted(map(repr, unknown))[0], ", ".join(map(str, allowed))
+            raise DataError(f"{path}: {column} is {found} in a row, expected one of {expected}")
+    return table
+
+
+def conversations(data: Dataset, column: str) -> Dataset:
+    """What trainers read: the prompt as messages, for the chat template, and what the reward needs.
+
+    Args:
+        data: of ``load_training_data``.
+        column: the name that the trainer has for the messages.
+    """
+    messages = [[{"role": "user", "content": text}] for text in data["prompt"]]
+    columns = {name: data[name] for name in GRADING_COLUMNS if name in data.column_names}
+    return import_datasets().Dataset.from_dict({column: messages, **columns})
+
+
+def _as_text(table: Dataset, path: str, column: str) -> Dataset:
+    """Numbers become text, as graders take it."""
+    kind = getattr(table.features[column], "dtype", "a list")
+    if not kind.startswith(("string", "large_string", "int", "uint", "float")):
+        raise DataError(f"{path}: column {column} holds {kind}, expected text or numbers")
+    table = table.cast_column(column, import_datasets().Value("string"))
+    for row, value in enumerate(table[column]):
+        if not value:
+            raise DataError(f"{path}: row {row} has no {column}, expected one in every row")
+    return table
 
 
 def _card(selection: Selection, rows: int, identity: Mapping[str, Any]) -> str:

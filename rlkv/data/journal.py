@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -33,17 +34,21 @@ class Journal:
         attempts: of earlier runs and this one by the number of the problem; None where the model failed.
 
     Raises:
-        DataError: the file is of a run with another identity, unreadable, or in use by another process.
+        DataError: the file is of a run with another identity, unreadable, not writable, or in use by another
+            process.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self.identity = identity
         self.attempts: dict[int, Sample | None] = {}
-        self._file = path.open("a+", encoding="utf-8", newline="\n")
+        with _one_line_errors(path):
+            # No buffer: what a full disk refused must not be written once more when the file is closed.
+            self._file = path.open("a+b", buffering=0)
         try:
-            self._lock()
-            self._read()
+            with _one_line_errors(path):
+                self._lock()
+                self._read()
         except BaseException:
             self._file.close()
             raise
@@ -57,13 +62,27 @@ class Journal:
         self._file.close()
 
     def append(self, attempts: Sequence[tuple[int, Sample | None]]) -> None:
-        """Store attempts, each with the number of its problem, on disk."""
+        """Store attempts, each with the number of its problem, on disk, all of them or none.
+
+        Raises:
+            DataError: the disk is full or fails; what the file held before is still there.
+        """
         lines = [{NUMBER: n, ATTEMPT: None if found is None else asdict(found)} for n, found in attempts]
         header = [] if self._file.tell() else [{"identity": self.identity}]
-        self._file.write("".join(json.dumps(line) + "\n" for line in [*header, *lines]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _one_line_errors(self.path):
+            self._write("".join(json.dumps(line) + "\n" for line in [*header, *lines]).encode())
         self.attempts.update(attempts)
+
+    def _write(self, data: bytes) -> None:
+        start = self._file.tell()
+        try:
+            while data:  # a write may stop short, as it does when the disk fills up
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(start)
+            self._file.seek(start)
+            raise
 
     def _lock(self) -> None:
         try:
@@ -75,14 +94,14 @@ class Journal:
         """Read all whole lines; a last one without its line break was cut off by a kill and is dropped."""
         self._file.seek(0)
         try:
-            whole, end, _ = self._file.read().rpartition("\n")
-            header, *lines = map(json.loads, whole.split("\n")) if end else ({"identity": self.identity},)
+            whole, end, _ = self._file.read().rpartition(b"\n")
+            header, *lines = map(json.loads, whole.split(b"\n")) if end else ({"identity": self.identity},)
             found = header["identity"]
             self.attempts = dict(map(_attempt, lines))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{self.path}: not a journal of rlkv data: {error}") from error
         self._compare(found)
-        self._file.truncate(len((whole + end).encode()))
+        self._file.truncate(len(whole + end))
         self._file.seek(0, os.SEEK_END)
 
     def _compare(self, found: Identity) -> None:
@@ -92,6 +111,18 @@ class Journal:
                     f"{self.path}: begun with {field} {found.get(field)!r}, now asked for {expected!r}; "
                     "continue with the former or choose another output folder"
                 )
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Around work on the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror or error}, expected a file that can be read and appended to "
+            "(earlier attempts stay as they were)"
+        ) from error
 
 
 def _attempt(line: dict[str, Any]) -> tuple[int, Sample | None]:

@@ -14,6 +14,7 @@ from rlkv.data.sampling import Attempts
 from rlkv.data.source import Problem
 from rlkv.errors import ConfigError
 from rlkv.grading import grade_batch
+from rlkv.loading import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,13 +104,11 @@ def load_model(model: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     cuda = torch.cuda.is_available()
-    try:
+    with loading(model):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype="auto" if cuda else torch.float32
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{model}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     if tokenizer.chat_template is None:
         raise ConfigError(f"{model}: its tokenizer has no chat template, expected a chat or reasoning model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -23,7 +23,7 @@ def grade_batch(
     answers: Sequence[str],
     *,
     kinds: str | Sequence[str] = MATH,
-    thinking: bool = True,
+    thinking: bool | Sequence[bool] = True,
 ) -> list[Verdict]:
     """Grade responses against the answers of the same positions.
 
@@ -31,21 +31,22 @@ def grade_batch(
         responses: what the model wrote.
         answers: right answers, or tests.
         kinds: of the answers, keys of ``GRADERS``; one for all or one each.
-        thinking: False for models without thoughts (``rlkv.grading.grade``).
+        thinking: False for models without thoughts (``rlkv.grading.grade``); one for all or one each.
 
     Raises:
         DataError: an unknown kind.
         RLKVError: a grader cannot run here.
     """
     each = [kinds] * len(answers) if isinstance(kinds, str) else kinds
+    thoughts = [thinking] * len(answers) if isinstance(thinking, bool) else thinking
     for kind in each:
         if kind not in GRADERS:
             raise DataError(f"grader: found {kind!r}, expected one of {', '.join(GRADERS)}")
-    rows = list(zip(responses, answers, each, strict=True))
+    rows = list(zip(responses, answers, each, thoughts, strict=True))
 
-    def verdict(row: tuple[str, str, str]) -> Verdict:
-        response, answer, kind = row
-        return GRADERS[kind](response, answer, thinking=thinking)
+    def verdict(row: tuple[str, str, str, bool]) -> Verdict:
+        response, answer, kind, thinks = row
+        return GRADERS[kind](response, answer, thinking=thinks)
 
     if CODE not in each:  # math-verify has one process, and letters take no time
         return [verdict(row) for row in rows]

@@ -78,6 +78,7 @@ class RunConfig:
         require(self, "learning_rate", self.learning_rate > 0, "above 0")
         require(self, "recommended_sparsity", 0 <= self.recommended_sparsity <= 1, "within [0, 1]")
         require(self, "save_every", self.save_every >= 1, "at least 1")
+        require(self, "seed", 0 <= self.seed < 2**32, "at least 0 and below 2^32")
         require(self, "dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
 
     def identity(self) -> dict[str, Any]:

@@ -21,17 +21,27 @@ COMPLETE_MARK = "complete"
 
 
 def claim_folder(out: Path, config: RunConfig) -> None:
-    """Make the folder this run's own, or check that it already is.
+    """Make the folder this run's own, which ``check_folder`` found free or this run's."""
+    path = out / CONFIG_FILE
+    if not path.exists():
+        atomic.write_text(path, json.dumps(config.identity(), indent=2))
+
+
+def check_folder(out: Path, config: RunConfig) -> None:
+    """Make the folder, or check that it is free or this run's own.
 
     Raises:
-        DataError: it belongs to a run with other settings; the line names the first that differs.
+        DataError: it cannot be made, or belongs to a run with other settings; the line names the first that
+            differs.
     """
     path = out / CONFIG_FILE
-    wanted = json.loads(json.dumps(config.identity()))
-    if not path.exists():
+    try:
         out.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(path, json.dumps(wanted, indent=2))
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made: {error.strerror}, expected a folder to write to") from error
+    if not path.exists():
         return
+    wanted = json.loads(json.dumps(config.identity()))
     found = json.loads(path.read_text())
     for name in dict.fromkeys([*wanted, *found]):
         if wanted.get(name) != found.get(name):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
@@ -26,7 +25,11 @@ GATES_FILE = "gates.safetensors"
 
 
 def answer_reward(
-    completions: list[Any], answer: list[str], grader: list[str] | None = None, **_: Any
+    completions: list[Any],
+    answer: list[str],
+    grader: list[str] | None = None,
+    thinking: list[bool] | None = None,
+    **_: Any,
 ) -> list[float | None]:
     """1 for a response whose final answer is right, else 0; the name and arguments are TRL's.
 
@@ -34,9 +37,13 @@ def answer_reward(
         completions: texts, or conversations of one message.
         answer: right answers.
         grader: the kind of each answer (``rlkv.grading.GRADERS``), None for mathematics.
+        thinking: whether each answer has to stand after ``</think>``, None where all have.
     """
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-    return [float(verdict.correct) for verdict in grade_batch(texts, answer, kinds=grader or MATH)]
+    verdicts = grade_batch(
+        texts, answer, kinds=grader or MATH, thinking=True if thinking is None else thinking
+    )
+    return [float(verdict.correct) for verdict in verdicts]
 
 
 def grpo_arguments(config: TrainConfig, out: Path, use_cpu: bool) -> GRPOConfig:
@@ -118,17 +125,13 @@ class GateTrainer(GRPOTrainer):
         """Hand each response's reward, and the mean that its penalty follows, to the loss."""
         output = super()._generate_and_score_completions(inputs)
         config, rewards = self.gate_config, self._step_rewards
-        begin = self.accelerator.process_index * len(inputs)
-        local = slice(begin, begin + len(inputs))
         if config.advantage is Advantage.BATCH:
             shaped = config.reward_scale * (rewards + config.reward_bias)
-            output["advantages"] = ((shaped - shaped.mean()) / (shaped.std() + 1e-4))[local]
+            output["advantages"] = (shaped - shaped.mean()) / (shaped.std() + 1e-4)
         if config.reward_scope is RewardScope.MICRO_BATCH:
-            output["mean_reward"] = rewards[local]
+            output["mean_reward"] = rewards
         else:
-            output["mean_reward"] = scoped_mean_rewards(rewards, config.reward_scope, config.group_size)[
-                local
-            ]
+            output["mean_reward"] = scoped_mean_rewards(rewards, config.reward_scope, config.group_size)
         return output
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -150,15 +153,7 @@ class GateTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Packed in one process.
-
-        Several exchange their gradients in the forward pass of the wrapped model, so there TRL's own way
-        stands.
-        """
-        if self.accelerator.num_processes > 1:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        """Packed: without padding, and with logits of the response alone."""
         plain = self.accelerator.unwrap_model(model)
         logprobs, entropies = token_logprobs(
             plain, input_ids, attention_mask, logits_to_keep, self.temperature
@@ -168,7 +163,7 @@ class GateTrainer(GRPOTrainer):
     def _log_gates(self, weight: torch.Tensor) -> None:
         gates = read_gates(self.accelerator.unwrap_model(self.model))
         metrics = self._metrics["train"]
-        metrics["penalty_weight"].append(gather(weight.detach()).mean().item())
+        metrics["penalty_weight"].append(weight.item())
         metrics["gate/mean"].append(gates.mean().item())
         metrics["gate/sparsity_at_0.5"].append((gates < 0.5).float().mean().item())
 

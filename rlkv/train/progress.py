@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlkv.train.rewards import FirstRewards
+
 SHOWN = {
     "reward": "reward",
     "distillation": "distillation",
@@ -44,6 +46,7 @@ class TrainingLine:
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task: TaskID | None = None
         self.steps = 0
+        self.rewards = FirstRewards()
 
     def start(self, step: int, steps: int) -> None:
         """Begin, ``step`` of ``steps`` already taken."""
@@ -60,6 +63,8 @@ class TrainingLine:
         self.progress.update(self.task, completed=step, state=line)
         if not self.console.is_terminal and step % max(1, self.steps // 10) == 0:
             self.console.print(f"step {step}/{self.steps}  {line}")
+        if "reward" in logs and (warning := self.rewards.warning(logs["reward"])):
+            self.console.print(f"warning: {warning}", soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the last state on the screen."""

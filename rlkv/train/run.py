@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,9 +22,13 @@ from transformers.utils import logging
 
 from rlkv.attention.gates import attach_gates, read_gates
 from rlkv.data import load_training_data
+from rlkv.data.dataset import conversations
+from rlkv.errors import ConfigError
+from rlkv.loading import loading
 from rlkv.models import resolve_model
 from rlkv.train.config import TrainConfig
 from rlkv.train.folder import (
+    check_folder,
     checkpoint_folder,
     claim_folder,
     last_complete_checkpoint,
@@ -33,7 +37,6 @@ from rlkv.train.folder import (
 )
 from rlkv.train.forecast import DecoderShape, describe
 from rlkv.train.grpo import GateTrainer, grpo_arguments
-from rlkv.train.loading import loading
 from rlkv.train.progress import ProgressLine
 
 PACKAGES = ("rlkv", "torch", "transformers", "trl")
@@ -47,11 +50,13 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         DataError: the run folder belongs to other settings, or the data is missing or empty.
+        ConfigError: no such model, or there are several processes or GPUs.
         UnsupportedError: the model's attention cannot be mixed.
     """
     out, path = Path(config.out), resolve_model(config.model)
-    dataset = _conversations(load_training_data(config.data))
-    claim_folder(out, config)
+    _check_devices()
+    check_folder(out, config)
+    dataset = conversations(load_training_data(config.data), "prompt")
     set_seed(config.seed)
     logging.disable_progress_bar()  # of loading weights: it would tear through ours
     with loading(config.model):
@@ -64,6 +69,7 @@ def train(config: TrainConfig) -> Path:
     writer = HeadsWriter(config, model)
     trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer, ProgressLine()])
     trainer.remove_callback(PrinterCallback)
+    claim_folder(out, config)  # by a run that begins: a model that cannot be loaded leaves the folder free
     checkpoint = last_complete_checkpoint(out)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return writer.write(trainer.state.global_step)
@@ -88,8 +94,12 @@ class HeadsWriter(TrainerCallback):
         return write_heads(config, self.model.config, read_gates(self.model), step, config.data, PACKAGES)
 
 
-def _conversations(data: Dataset) -> Dataset:
-    """TRL's columns: the prompt as messages, so that the chat template applies; what the reward needs."""
-    prompts = [[{"role": "user", "content": text}] for text in data["prompt"]]
-    columns = {name: data[name] for name in ("answer", "grader") if name in data.column_names}
-    return Dataset.from_dict({"prompt": prompts, **columns})
+def _check_devices() -> None:
+    """Refuse several processes or GPUs, among which this trainer would not share its work."""
+    processes, gpus = int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > 1 or gpus > 1:
+        found = f"{processes} processes" if processes > 1 else f"{gpus} GPUs"
+        raise ConfigError(
+            f"found {found}, expected one process on one GPU (CUDA_VISIBLE_DEVICES=0); "
+            "rlkv train-areal trains on several"
+        )

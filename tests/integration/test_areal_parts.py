@@ -134,12 +134,16 @@ def test_an_expression_that_never_ends_earns_nothing_in_bounded_time() -> None:
     assert time.monotonic() - start < 60
 
 
-def reward_of(text: str, answer: str = "7") -> float:
+def test_reward_of_a_model_without_thoughts() -> None:
+    assert (reward_of("7"), reward_of("7", thinking=False), reward_of("8", thinking=False)) == (0, 1, 0)
+
+
+def reward_of(text: str, answer: str = "7", **columns: Any) -> float:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     workflow = GradedWorkflow("unused", experiment_of({}).gconfig, tokenizer)
     workflow.tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: text)
     response = SimpleNamespace(output_tokens=[1], output_len=1, stop_reason="stop")
-    return asyncio.run(workflow._compute_rewards(response, "", {"answer": answer}))
+    return asyncio.run(workflow._compute_rewards(response, "", {"answer": answer, **columns}))
 
 
 def experiment_of(changes: dict[str, Any], overrides: tuple[str, ...] = ()) -> Any:

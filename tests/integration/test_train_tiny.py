@@ -139,6 +139,8 @@ def test_a_folder_of_other_settings_is_refused_and_kept(data: Path, uninterrupte
     [
         (("--model", "./no-such-model"), "error: ./no-such-model: no such model folder"),
         (("--data", "./no-such-data"), "error: ./no-such-data: "),
+        (("--out", "/dev/null/x"), "error: /dev/null/x: cannot be made: Not a directory, expected a folder"),
+        (("--seed", "-1"), "error: training: seed is -1, expected at least 0 and below 2^32"),
     ],
 )
 def test_missing_inputs_end_in_one_line(data: Path, tmp_path: Path, more: tuple[str, str], line: str) -> None:
@@ -147,3 +149,26 @@ def test_missing_inputs_end_in_one_line(data: Path, tmp_path: Path, more: tuple[
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(line)
     assert RLKVError.__name__ not in done.stderr
+
+
+def test_several_processes_are_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run(*command(data, tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: found 2 processes, expected one process on one GPU")
+
+
+def test_a_start_that_fails_leaves_the_folder_to_other_settings(data: Path, tmp_path: Path) -> None:
+    empty, out = tmp_path / "empty", tmp_path / "out"
+    empty.mkdir()
+    for beta in ("0.5", "0.1"):
+        done = run(*command(data, out, "--model", str(empty), "--beta", beta))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {empty}: cannot be loaded: ")
+
+
+def test_rewards_of_nothing_are_pointed_out(data: Path, tmp_path: Path) -> None:
+    """Responses of four tokens cannot end with an answer."""
+    done = run(*command(data, tmp_path / "out", "--max-new-tokens", "4", "--steps", "3"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: no response of the first 3 steps was right") == 1

@@ -210,7 +210,7 @@ def test_training_data_round_trip(tmp_path: Path) -> None:
     selection = selection_of("2:0-10,2:10-20", [15, 5, None, 16, 6])
     save_training_data(selection, tmp_path, 0, IDENTITY)
     table = load_training_data(str(tmp_path))
-    assert table.column_names == ["prompt", "answer", "grader", "response_length", "bucket"]
+    assert table.column_names == ["prompt", "answer", "grader", "thinking", "response_length", "bucket"]
     assert set(table["grader"]) == {"math"}
     assert table["bucket"] == [0, 0, 1, 1]
     assert sorted(table["response_length"]) == [5, 6, 15, 16]
@@ -238,6 +238,41 @@ def test_training_data_is_validated(tmp_path: Path) -> None:
         load_training_data(str(path))
     with pytest.raises(DataError, match="no such folder, expected one written by `rlkv data`"):
         load_training_data(str(tmp_path / "missing"))
+
+
+def test_numbers_are_taken_as_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "6 * 7?", "answer": n, "response_length": 3, "bucket": 0} for n in (42, 7)]
+    file = write_rows(tmp_path / "numbers.jsonl", rows)
+    assert load_training_data(str(file))["answer"] == ["42", "7"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"answer": None}, "row 1 has no answer, expected one in every row"),
+        ({"prompt": ""}, "row 1 has no prompt, expected one in every row"),
+        ({"grader": "art"}, "grader is 'art' in a row, expected one of math, letter, code"),
+        ({"thinking": None}, "thinking is None in a row, expected one of True, False"),
+    ],
+)
+def test_a_bad_row_is_refused_before_training(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
+    good = {
+        "prompt": "6?",
+        "answer": "6",
+        "response_length": 3,
+        "bucket": 0,
+        "grader": "math",
+        "thinking": True,
+    }
+    file = write_rows(tmp_path / "rows.jsonl", [good, {**good, **changed}])
+    with pytest.raises(DataError, match=expected):
+        load_training_data(str(file))
+
+
+def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "6?", "answer": ["6"], "response_length": 3, "bucket": 0}]
+    with pytest.raises(DataError, match=r"column answer holds .*, expected text or numbers"):
+        load_training_data(str(write_rows(tmp_path / "lists.jsonl", rows)))
 
 
 def test_sources(tmp_path: Path) -> None:

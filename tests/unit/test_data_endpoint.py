@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +21,11 @@ from rlkv.data.endpoint import EndpointSolver
 from rlkv.errors import ConfigError, DataError
 
 MODEL = "small"
-Reply = Callable[[int, dict[str, Any]], tuple[int, dict[str, Any]]]
-"""From the number of the request and its body to status and body."""
+Answer = tuple[int, dict[str, Any]] | None
+"""Status and body; None never answers, as a server that still generates."""
+
+Reply = Callable[[int, dict[str, Any]], Answer]
+"""From the number of the request and its body."""
 
 
 @dataclass
@@ -29,10 +35,12 @@ class Server:
     reply: Reply
     bodies: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
+    given_up: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Counts the clients that went away without an answer."""
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def answer(self, body: dict[str, Any]) -> Answer:
         with self._lock:
             self.bodies.append(body)
             number = len(self.bodies) - 1
@@ -61,7 +69,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], tuple[S
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send(*server.answer(body))
+                answer = server.answer(body)
+                if answer is None:
+                    assert self.connection.recv(1) == b"", "nothing follows a request"
+                    server.given_up.release()
+                else:
+                    self.send(*answer)
 
             def send(self, status: int, body: dict[str, Any]) -> None:
                 text = json.dumps(body).encode()
@@ -190,6 +203,77 @@ def test_a_server_that_hangs_ends_in_one_line(start: Any, tmp_path: Path) -> Non
     _, url = start(hang)
     with pytest.raises(DataError, match="no answer in time, 2 times in a row"):
         run(tmp_path / "j", solver(url, timeout_s=0.2, in_flight=1))
+
+
+IN_FLIGHT = 4
+
+
+def hang_but_for_p0(p0: Answer) -> Reply:
+    """That answer to p0, once all other places are taken by problems without an answer."""
+    together = threading.Barrier(IN_FLIGHT, timeout=20)
+
+    def reply(number: int, body: dict[str, Any]) -> Answer:
+        if number < IN_FLIGHT:
+            together.wait()
+        return p0 if body["messages"][0]["content"] == "p0" else None
+
+    return reply
+
+
+def assert_given_up(server: Server, count: int) -> None:
+    """The server sees its clients go, none of which comes back; no thread keeps the program alive."""
+    for _ in range(count):
+        assert server.given_up.acquire(timeout=2)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
+    time.sleep(0.1)  # retries come after 0.01 s
+    assert len(server.bodies) == IN_FLIGHT
+
+
+P0 = (200, completion("</think>\\boxed{0}", 10))
+
+
+def test_full_buckets_end_the_requests_that_hang(start: Any, tmp_path: Path) -> None:
+    server, url = start(hang_but_for_p0(P0))
+    assert run(tmp_path / "j", solver(url, in_flight=IN_FLIGHT), "1:0-100").full
+    assert_given_up(server, IN_FLIGHT - 1)
+
+
+def test_an_error_ends_the_requests_that_hang(start: Any, tmp_path: Path) -> None:
+    server, url = start(hang_but_for_p0((400, {"message": "no"})))
+    with pytest.raises(DataError, match="answered with status 400: no"):
+        run(tmp_path / "j", solver(url, in_flight=IN_FLIGHT))
+    assert_given_up(server, IN_FLIGHT - 1)
+
+
+def test_closing_ends_the_requests_that_hang(start: Any) -> None:
+    server, url = start(hang_but_for_p0(P0))
+    attempts = solver(url, in_flight=IN_FLIGHT)(iter(enumerate(problems())))
+    assert [number for number, _ in next(attempts)] == [0]
+    begin = time.monotonic()
+    attempts.close()
+    assert time.monotonic() - begin < 2
+    assert_given_up(server, IN_FLIGHT - 1)
+
+
+def test_ctrl_c_ends_the_program(start: Any, tmp_path: Path) -> None:
+    server, url = start(hang_but_for_p0(None))
+    words = [MODEL, "--source", "tiny", "--endpoint", url, "--in-flight", str(IN_FLIGHT)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlkv", "data", *words, "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 60
+        while len(server.bodies) < IN_FLIGHT and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=5)  # 2 s and what a busy machine adds
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert_given_up(server, IN_FLIGHT)
 
 
 def test_refusals(start: Any, tmp_path: Path) -> None:

@@ -165,8 +165,26 @@ def test_training_data_of_another_kind(tmp_path: Path) -> None:
         [sample] = graded([problem], [Response(f"</think>{final}", 3, "stop")], True)
         assert (sample is not None) == (final == "B")
         selection.add(sample)
-    save_training_data(selection, tmp_path, 0, {}, LETTER)
+    save_training_data(selection, tmp_path, 0, {}, grader=LETTER)
     assert load_training_data(str(tmp_path))["grader"] == ["letter"]
+
+
+def test_data_of_a_model_without_thoughts_rewards_answers_without_thoughts(tmp_path: Path) -> None:
+    """What ``rlkv data --no-thinking`` wrote, as the reward of training reads it."""
+    from rlkv.data import Selection, load_training_data, parse_buckets, save_training_data
+    from rlkv.data.buckets import Sample
+    from rlkv.data.dataset import conversations
+    from rlkv.train.grpo import answer_reward
+
+    for thinking in (False, True):
+        selection = Selection(parse_buckets("1:0-10"))
+        selection.add(Sample("6 * 7?", "42", 3))
+        save_training_data(selection, tmp_path, 0, {}, thinking=thinking)
+        read = conversations(load_training_data(str(tmp_path)), "prompt")
+        columns = {name: read[name] for name in read.column_names}
+        assert columns.pop("prompt") == [[{"role": "user", "content": "6 * 7?"}]]
+        assert answer_reward(["It is 42."], **columns) == [float(not thinking)]
+        assert answer_reward(["6 * 7 ...</think>42"], **columns) == [1.0]
 
 
 def test_unknown_grader_is_refused_before_the_model_loads(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from rlkv.attention.gates import gate_parameters
 from rlkv.attention.registry import MIXED
+from rlkv.loading import loading
 from rlkv.models import resolve_model
 from rlkv.train.duo.config import DuoConfig
 from rlkv.train.duo.contexts import Contexts, collate, contexts_of
@@ -20,6 +21,7 @@ from rlkv.train.duo.loss import distillation_loss, learning_rate
 from rlkv.train.duo.metrics import Metrics
 from rlkv.train.duo.sharding import ShardedGates
 from rlkv.train.folder import (
+    check_folder,
     checkpoint_folder,
     checkpoint_step,
     claim_folder,
@@ -27,7 +29,6 @@ from rlkv.train.folder import (
     mark_complete,
     write_heads,
 )
-from rlkv.train.loading import loading
 from rlkv.train.penalty import l1_norm
 
 PACKAGES = ("rlkv", "torch", "transformers", "deepspeed")
@@ -46,13 +47,14 @@ def train(config: DuoConfig) -> Path:
         UnsupportedError: the model's attention cannot be mixed.
     """
     out, path = Path(config.out), resolve_model(config.model)
+    check_folder(out, config)
     with loading(config.model):
         tokenizer = AutoTokenizer.from_pretrained(path)
     contexts = contexts_of(config, tokenizer)
-    claim_folder(out, config)
     set_seed(config.seed)
     logging.disable_progress_bar()  # of loading weights: it would tear through ours
     gates = ShardedGates(config, path)
+    claim_folder(out, config)  # by a run that begins: a model that cannot be loaded leaves the folder free
     checkpoint = last_complete_checkpoint(out) if gates.rank == 0 else None
     begin = _agree(0 if checkpoint is None else checkpoint_step(checkpoint))
     if begin:

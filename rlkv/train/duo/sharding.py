@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from rlkv.attention.gates import attach_gates, clamp_after_each_step, gate_parameters
 from rlkv.errors import ConfigError, RLKVError
+from rlkv.loading import loading
 from rlkv.train.duo.config import DuoConfig
-from rlkv.train.loading import loading
 
 STATE = "deepspeed"
 """Folder of DeepSpeed's own state in a checkpoint."""
