@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plot_hybrid_steps import draw
 
 ATTENTION = re.compile(r"(Paged|Ragged)KVCache|MergeStates|write_heads|copy_full|(decode|prefill)_window")
 """Kernels that read or merge keys and values; the hybrid cache's write is among them, stock's is not. Kernels
@@ -38,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="folder with a config.json")
     parser.add_argument("--heads", required=True, help="heads file")
-    parser.add_argument("--out", type=Path, required=True, help="folder for steps.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder for steps.json and steps.png")
     parser.add_argument("--sparsities", default="0,0.2,0.4,0.5,0.6,0.8")
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--contexts", default="2048,2304,2560")
@@ -67,6 +68,7 @@ def main() -> None:
         short = {k: v for k, v in result.items() if k not in ("kernels_ms", "rounds_ms")}
         print(json.dumps(short), flush=True)
         (options.out / "steps.json").write_text(json.dumps(results, indent=2))
+    draw(results, options.out / "steps.png")
 
 
 def read(flags: list[str]) -> Any:
