@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from .checks import check_at_least
 from .token_slots import TokenSlots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ALWAYS = 1e6
-"""Added to the position of a token that must stay: above any score, and the newest stay longest."""
+ALWAYS = 2.0**22
+"""Added to the position of a token that must stay, twice for a sink: above any score. Positions below it stay
+whole numbers in float32, so no two tokens tie; in bfloat16 a thousand neighbours would be one number."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,29 @@ class Held:
         first = self.lengths - tokens
         return self.slots.positions >= first[:, None, None]
 
-    def always(self, stay: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores, those of tokens that must ``stay`` (bool [B, H, C]) lifted above all others."""
-        return torch.where(stay, ALWAYS + self.slots.positions.to(scores.dtype), scores)
+    def always(self, stay: torch.Tensor, scores: torch.Tensor, sinks: int = 0) -> torch.Tensor:
+        """float32 [B, H, C]: the scores, those of tokens that must stay lifted above all others.
+
+        Where more must stay than the budget holds, the oldest of them go first, and the sinks last.
+
+        Args:
+            stay: bool [B, H, C].
+            scores: [B, H, C].
+            sinks: first tokens, which must stay as well.
+        """
+        positions = self.slots.positions
+        lifted = torch.where(stay, ALWAYS + positions.float(), scores.float())
+        return torch.where(positions < sinks, 2 * ALWAYS + positions.float(), lifted)
 
     def window_attention(self) -> torch.Tensor:
-        """[B, H, G, w, C]: what each query of the window gives to each held token; 0 from padding."""
+        """float32 [B, H, G, w, C]: what each query of the window gives to each held token; 0 from padding."""
         logits = torch.einsum("bhgwd,bhcd->bhgwc", self.queries, self.slots.keys) * self.scaling
         queries, keys = (
             self.query_positions[:, None, None, :, None],
             self.slots.positions[:, :, None, None, :],
         )
         unseen = (keys < 0) | (keys > queries)
-        return logits.masked_fill(unseen, -torch.inf).softmax(dim=-1).nan_to_num(0.0)
+        return logits.masked_fill(unseen, -torch.inf).softmax(dim=-1, dtype=torch.float32).nan_to_num(0.0)
 
 
 @dataclass(frozen=True)
@@ -69,14 +81,25 @@ class TokenDropper(ABC):
 
     Attributes:
         window: last tokens whose queries it looks at.
-        interval: decoding steps from one dropping to the next. The room that tokens take until then is freed
-            ahead, so that the budget holds at every step.
+        interval: decoding steps from one dropping to the next; R-KV's authors drop every 128 tokens. The room
+            that tokens take until then is freed ahead, so that the budget holds at every step. That costs up
+            to ``interval - 1`` of the tokens that the budget allows. While the budget is so small that fewer
+            than these would be kept, or fewer than ``least``, tokens are dropped at every step.
         accumulates: whether it needs the attention that each token has received so far (mark ``received``).
     """
 
     window: int = 0
     interval: int = 1
     accumulates: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_at_least("window", self.window, 0)
+        check_at_least("interval", self.interval, 1)
+
+    @property
+    def least(self) -> int:
+        """Tokens that must be kept for the method to choose at all: those that always stay, and one."""
+        return self.window + 1
 
     @abstractmethod
     def scores(self, held: Held) -> torch.Tensor:

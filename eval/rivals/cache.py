@@ -18,6 +18,7 @@ from rlkv.kv_meter import token_bytes
 from .attention import received_attention
 from .base import Held, TokenDropper
 from .budget import Budget
+from .pause import Pause
 from .token_slots import TokenSlots
 
 
@@ -136,8 +137,7 @@ class DroppingLayer(CacheLayerMixin):
                 "read in one pass"
             )
         self.length += new
-        if (self.length - self.prompt_columns) % self.method.interval == 0:
-            self._drop(positions[:, -1] + 1, scaling)
+        self._drop(positions[:, -1] + 1, scaling)
         return out
 
     def _read_prompt(
@@ -152,6 +152,7 @@ class DroppingLayer(CacheLayerMixin):
         heads = key.shape[1]
         self.prompt_columns = key.shape[2]
         self.prompt_lengths = positions[:, -1] + 1
+        self.shortest_prompt = int(self.prompt_lengths.min())
         marks = {"positions": positions.clamp(min=PADDING)[:, None].expand(-1, heads, -1)}
         if self.method.accumulates:
             marks["received"] = received_attention(query, key, layout.full_mask(), scaling)
@@ -188,20 +189,26 @@ class DroppingLayer(CacheLayerMixin):
         self.queries, self.query_positions = grouped[:, :, :, first:], positions[:, first:]
 
     def _drop(self, lengths: torch.Tensor, scaling: float) -> None:
-        ahead = self.method.interval - 1
-        counts = (self.budget.most_each(lengths + ahead) - ahead).clamp(min=1)
+        """Drop what exceeds the budget, where this is a step to drop at."""
+        step = self.length - self.prompt_columns
+        pause = Pause(step, self.method.interval, self.method.least)
+        # The shortest and the longest row tell enough of all, and what they may hold is known without asking
+        # the device.
+        all_wait = pause.all_wait(self.budget, self.shortest_prompt + step)
+        if all_wait and pause.since:
+            return
+        room = pause.left if all_wait else 0
         held = Held(
             self.slots,
             lengths,
             self.prompt_lengths,
-            counts,
+            pause.counts(self.budget, lengths),
             self.queries,
             self.query_positions,
             scaling,
         )
-        # The longest row has no padding, so its count is known without asking the device.
-        most = max(1, self.budget.most(self.length + ahead) - ahead)
-        self.slots.keep(self.method.scores(held), counts, most)
+        most = self.budget.most(self.length + room) - room
+        self.slots.keep(self.method.scores(held), held.counts, most)
 
     @property
     def only_prompt(self) -> bool:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from .base import Held, TokenDropper
+from .checks import check_share
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class H2O(TokenDropper):
 
     recent_share: float = 0.5
     accumulates: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("recent_share", self.recent_share)
+
+    @property
+    def least(self) -> int:
+        return 2  # one that is recent, one that is not
 
     def scores(self, held: Held) -> torch.Tensor:
         recent = (held.counts * self.recent_share).long().clamp(min=1)

@@ -19,6 +19,7 @@ from rlkv.attention.registry import layout_mask, resolve_layout
 
 from .attention import strongest_attention
 from .base import Held, TokenDropper
+from .checks import check_at_least
 
 OBSERVED = "rlkv_kvzip"
 
@@ -30,6 +31,9 @@ class KVzip(TokenDropper):
     All heads keep equally many tokens (the paper's uniform allocation): a cache in dense tensors frees no
     memory by keeping fewer in some heads than in others.
 
+    Once the budget holds less than what is generated and the sinks, none of the rest of the prompt is left,
+    and the oldest generated tokens go first; the sinks go last.
+
     Attributes:
         sinks: first tokens that stay.
         request: token ids between the prompt and its repetition, an instruction to repeat it. None by
@@ -39,10 +43,17 @@ class KVzip(TokenDropper):
     sinks: int = 4
     request: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("sinks", self.sinks, 0)
+
+    @property
+    def least(self) -> int:
+        return self.sinks + 1
+
     def scores(self, held: Held) -> torch.Tensor:
-        positions = held.slots.positions
-        generated = positions >= held.prompt_lengths[:, None, None]
-        return held.always(generated | (positions < self.sinks), held.slots.marks["given"])
+        generated = held.slots.positions >= held.prompt_lengths[:, None, None]
+        return held.always(generated, held.slots.marks["given"], self.sinks)
 
     def read_prompt(
         self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor

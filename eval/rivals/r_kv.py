@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .attention import pieces
 from .base import Held, TokenDropper
-
-CHUNK = 2**27
-"""Most similarities that are in memory at once."""
+from .checks import check_at_least, check_kernel, check_share
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,13 @@ class RKV(TokenDropper):
     kernel: int = 7
     similar: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_at_least("window", self.window, 1)
+        super().__post_init__()
+        check_share("importance", self.importance)
+        check_kernel(self.kernel)
+        check_share("similar", self.similar)
+
     def scores(self, held: Held) -> torch.Tensor:
         attention = held.window_attention().mean(dim=3).amax(dim=2)
         attention = F.max_pool1d(attention, self.kernel, stride=1, padding=self.kernel // 2)
@@ -35,24 +41,23 @@ class RKV(TokenDropper):
         return held.always(held.recent(self.window), scores)
 
     def redundancy(self, held: Held) -> torch.Tensor:
-        """[B, H, C]: each token's mean similarity to the others, as a share of all tokens' (softmax)."""
-        keys, filled = held.slots.keys, held.slots.filled
-        batch, heads, slots, _ = keys.shape
-        rows = max(1, CHUNK // (heads * slots * slots))
-        means = [
-            self._mean_similarity(keys[begin : begin + rows], filled[begin : begin + rows])
-            for begin in range(0, batch, rows)
-        ]
-        return torch.cat(means).masked_fill(~filled, -torch.inf).softmax(dim=-1)
+        """float32 [B, H, C]: each token's mean similarity to the others, as a share of all's (softmax)."""
+        filled = held.slots.filled
+        unit = F.normalize(held.slots.keys, dim=-1) * filled[..., None]
+        batch, heads, slots, _ = unit.shape
+        total = torch.zeros(batch, heads, slots, device=unit.device)
+        for rows, tokens in pieces(batch, slots, heads * slots):
+            total[rows] += self._similarity(unit[rows], tokens).sum(dim=-2, dtype=torch.float32)
+        means = total / filled.sum(dim=-1, keepdim=True)
+        return means.masked_fill(~filled, -torch.inf).softmax(dim=-1)
 
-    def _mean_similarity(self, keys: torch.Tensor, filled: torch.Tensor) -> torch.Tensor:
-        unit = F.normalize(keys, dim=-1) * filled[..., None]
-        similarity = unit @ unit.transpose(-1, -2)
-        similarity.diagonal(dim1=-2, dim2=-1).zero_()
+    def _similarity(self, unit: torch.Tensor, tokens: slice) -> torch.Tensor:
+        """Of some ``tokens`` to all: [b, H, c, C] from unit keys [b, H, C, D], 0 where a copy is spared."""
+        similarity = unit[:, :, tokens] @ unit.transpose(-1, -2)
+        similarity.diagonal(offset=tokens.start, dim1=-2, dim2=-1).zero_()
         # Slots are in the order of positions: the last copy of a token is the newest.
-        number = torch.arange(1, keys.shape[2] + 1, device=keys.device, dtype=torch.int32)
+        number = torch.arange(1, unit.shape[2] + 1, device=unit.device, dtype=torch.int32)
         newest = ((similarity > self.similar) * number).amax(dim=-1)
         # A token without a copy spares itself: its similarity to itself is zero already.
-        spared = torch.where(newest > 0, newest, number) - 1
-        similarity.scatter_(-1, spared[..., None].long(), 0.0)
-        return similarity.sum(dim=-2) / filled.sum(dim=-1, keepdim=True)
+        spared = torch.where(newest > 0, newest, number[tokens]) - 1
+        return similarity.scatter_(-1, spared[..., None].long(), 0.0)

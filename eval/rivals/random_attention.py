@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .base import Held, TokenDropper
+from .checks import check_at_least
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class RandomAttention(TokenDropper):
     """
 
     recent: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("recent", self.recent, 0)
+
+    @property
+    def least(self) -> int:
+        return self.recent + 1
 
     def scores(self, held: Held) -> torch.Tensor:
         positions = held.slots.positions

@@ -42,7 +42,7 @@ def droppers(options: Iterable[str]) -> dict[str, TokenDropper]:
         options: ``METHOD.NAME=NUMBER`` each.
 
     Raises:
-        ConfigError: no such method or hyper-parameter, or no number of its kind.
+        ConfigError: no such method or hyper-parameter, or no number of its kind and range.
     """
     found = {name: method() for name, method in TOKEN_DROPPERS.items()}
     for text in options:
@@ -61,7 +61,8 @@ def droppers(options: Iterable[str]) -> dict[str, TokenDropper]:
             number = kind(value)
         except ValueError:
             raise ConfigError(f"method_options: {path} is {value!r}, expected a number") from None
-        if number < 0:
-            raise ConfigError(f"method_options: {path} is {value}, expected at least 0")
-        found[name] = replace(found[name], **cast(Any, {option: number}))
+        try:
+            found[name] = replace(found[name], **cast(Any, {option: number}))
+        except ConfigError as error:
+            raise ConfigError(f"method_options: {name}.{error}") from None
     return found

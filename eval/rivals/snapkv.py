@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .base import Held, TokenDropper
+from .checks import check_at_least, check_kernel
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class SnapKV(TokenDropper):
 
     window: int = 16
     kernel: int = 5
+
+    def __post_init__(self) -> None:
+        check_at_least("window", self.window, 1)
+        super().__post_init__()
+        check_kernel(self.kernel)
 
     def scores(self, held: Held) -> torch.Tensor:
         attention = held.window_attention().mean(dim=(2, 3))

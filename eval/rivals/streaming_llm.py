@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .base import Held, TokenDropper
+from .checks import check_at_least
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class StreamingLLM(TokenDropper):
 
     sinks: int = 4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("sinks", self.sinks, 0)
+
+    @property
+    def least(self) -> int:
+        return self.sinks + 1
+
     def scores(self, held: Held) -> torch.Tensor:
-        positions = held.slots.positions
-        return held.always(positions < self.sinks, positions.to(held.slots.keys.dtype))
+        # All would stay; where they do not fit, the oldest behind the sinks go first.
+        return held.always(held.slots.filled, held.slots.positions, self.sinks)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rlkv_eval.config import TOKEN_DROPPERS as NAMES
 from rlkv_eval.rivals import TOKEN_DROPPERS
+from rlkv_eval.rivals.base import Held, TokenDropper
 from rlkv_eval.rivals.budget import Budget
 from rlkv_eval.rivals.cache import DroppingCache
 from rlkv_eval.rivals.h2o import H2O
@@ -16,6 +17,7 @@ from rlkv_eval.rivals.r_kv import RKV
 from rlkv_eval.rivals.random_attention import RandomAttention
 from rlkv_eval.rivals.snapkv import SnapKV
 from rlkv_eval.rivals.streaming_llm import StreamingLLM
+from rlkv_eval.rivals.token_slots import TokenSlots
 from small_models import NUM_KV_HEADS, NUM_LAYERS, pad_left, random_tokens, small_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -36,6 +38,7 @@ DROPPERS = {
     "r-kv": RKV(window=4, kernel=3),
     "random-attention": RandomAttention(),
     "every fourth step": SnapKV(window=4, kernel=3, interval=4),
+    "every 128th step": RKV(window=4, kernel=3, interval=128),
 }
 REPEATABLE = [name for name in DROPPERS if name != "random-attention"]
 
@@ -140,6 +143,32 @@ def test_kvzip_keeps_what_was_generated() -> None:
             assert row[:2] == [0, 1] and row[-(NEW_TOKENS - 1) :] == list(range(40, 59))
 
 
+def test_kvzip_keeps_sinks_and_the_newest_where_what_must_stay_does_not_fit() -> None:
+    _, cache = answer("kvzip", Budget(0.1), batch(40))
+    for layer in cache.dropping_layers:
+        assert layer.slots.positions.tolist() == [[[0, 1, 56, 57, 58]] * NUM_KV_HEADS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [StreamingLLM(), KVzip()], ids=["streaming-llm", "kvzip"])
+def test_tokens_thousands_of_positions_on_go_in_order(method: TokenDropper, dtype: torch.dtype) -> None:
+    positions = torch.arange(9000)[None, None]
+    slots = TokenSlots(
+        torch.zeros(1, 1, 9000, HEAD_DIM, dtype=dtype),
+        torch.zeros(1, 1, 9000, HEAD_DIM, dtype=dtype),
+        {"positions": positions, "given": torch.zeros(1, 1, 9000, dtype=dtype)},
+    )
+    lengths, counts, none = torch.tensor([9000]), torch.tensor([20]), torch.zeros(0)
+    scores = method.scores(Held(slots, lengths, torch.tensor([10]), counts, none, none, 1.0))
+    slots.keep(scores, counts, 20)
+    assert slots.positions[0, 0].tolist() == [*range(4), *range(9000 - 16, 9000)]
+
+
+def test_an_interval_that_the_budget_has_no_room_for_leaves_more_than_one_token() -> None:
+    _, cache = answer("every 128th step", Budget(0.5), batch(40))
+    assert {layer.slots.positions.shape[2] for layer in cache.dropping_layers} == {59 // 2}
+
+
 def eager_attention(ids: Tensor) -> tuple[Tensor, ...]:
     """[1, Hq, T, T] of each layer, by transformers' own attention."""
     model = small_model("qwen3")
@@ -159,6 +188,19 @@ def test_h2o_counts_the_attention_that_tokens_received() -> None:
     for layer, attention in zip(cache.dropping_layers, whole, strict=True):
         expected = by_group(attention).sum(dim=(1, 2))
         torch.testing.assert_close(layer.slots.marks["received"][0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_h2o_counts_in_float32_whatever_the_model_has() -> None:
+    model = small_model("qwen3").bfloat16()
+    use_hybrid_cache(model)
+    inputs = batch(300)
+    cache = DroppingCache(H2O(), Budget(1.0), model, *inputs)
+    generate(model, inputs, cache)
+    group = model.config.num_attention_heads // NUM_KV_HEADS
+    for layer in cache.dropping_layers:
+        total = layer.slots.marks["received"].double().sum(dim=-1)  # each query gives away 1
+        expected = torch.full_like(total, group * (300 + NEW_TOKENS - 1))
+        torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)
 
 
 def test_h2o_keeps_heavy_hitters_and_recent_tokens() -> None:
