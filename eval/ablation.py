@@ -27,6 +27,9 @@ from .progress import Watcher
 IGNORED = -100
 """Label of a token that does not count."""
 
+HEAD_TOKENS = 1024
+"""Tokens that go through the language head at a time: their logits take 0.6 GB at 152,000 words."""
+
 SHARED = (*("model", "engine", "task", "revision", "level", "seed", "max_new_tokens", "thinking"),)
 """Settings of the comparison that the ranking depends on."""
 
@@ -171,12 +174,34 @@ def mean_logprob(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
     """Mean log-probability of all labelled tokens, in nats."""
     total, count = 0.0, 0
     for input_ids, labels in batches:
-        logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+        hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        total -= float(losses.double().sum())
-        count += int((targets != IGNORED).sum())
+        counted = targets != IGNORED
+        pieces = zip(hidden[counted].split(HEAD_TOKENS), targets[counted].split(HEAD_TOKENS), strict=True)
+        for some, wanted in pieces:
+            losses = F.cross_entropy(_logits(model, some), wanted, reduction="none")
+            total -= float(losses.double().sum())
+        count += int(counted.sum())
     return total / count
+
+
+def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """float32 [N, vocabulary] of hidden states [N, C].
+
+    By the model's own forward pass, because some families scale or cap what their language head gives, each
+    in its own way: one token goes in, and the given hidden states take its place behind the decoder.
+    """
+
+    def give(decoder: torch.nn.Module, inputs: tuple, output: Any) -> Any:
+        output.last_hidden_state = hidden[None]
+        return output
+
+    hook = model.get_decoder().register_forward_hook(give)
+    try:
+        token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+        return model(input_ids=token, use_cache=False).logits[0].float()
+    finally:
+        hook.remove()
 
 
 def as_gates(falls: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -110,7 +111,11 @@ class Engine:
             yield self._answers(start, batch, next(completions), seed if temperature else None)
 
     def close(self) -> None:
-        """Nothing to do: the weights go with the engine."""
+        """Free the model's memory; the next question loads it again."""
+        if self.__dict__.pop("model", None) is not None:
+            gc.collect()  # modules refer to each other in cycles
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # or torch would keep it from a server
 
     def _answers(
         self, start: int, batch: Sequence[str], completions: list[Completion], seed: int | None

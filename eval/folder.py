@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class Entry:
         file: answers.
         heads: heads file behind the mask, None where there is none.
         budget: share of full's KV bytes, None where the sparsity was asked for.
+        options: hyper-parameters of a method that drops tokens, None for the others and in files of versions
+            that did not write them down.
+        schedule: of such a method's budget, likewise.
     """
 
     task: str
@@ -51,6 +54,12 @@ class Entry:
     file: str
     heads: str | None
     budget: float | None = None
+    options: dict[str, Any] | None = None
+    schedule: str | None = None
+
+    def goes_with(self, other: Entry) -> bool:
+        """Whether both may be points of one curve, being of one method."""
+        return (self.heads, self.options, self.schedule) == (other.heads, other.options, other.schedule)
 
 
 @dataclass(frozen=True)
@@ -155,12 +164,12 @@ def write_run(folder: Path, run: Run) -> None:
 
 
 def _replaced(old: Entry, entries: list[Entry]) -> bool:
-    """Whether a run answers the same again, or with other heads under the same name."""
+    """Whether a run answers the same again, or with other heads or options under the same name."""
     same_method = [entry for entry in entries if entry.method == old.method]
     return any(
         (entry.task, entry.sparsity, entry.seed, entry.budget)
         == (old.task, old.sparsity, old.seed, old.budget)
-        or entry.heads != old.heads
+        or not entry.goes_with(old)
         for entry in same_method
     )
 
@@ -199,7 +208,8 @@ def read_answers(folder: Path, run: Run) -> list[Answered]:
         if samples:
             step = Step(entry.method, entry.sparsity, entry.seed, entry.budget)
             num_problems = run.tasks[entry.task]["num_problems"]
-            results.append(summarise(entry.task, step, samples, num_problems, draws, entry.file))
+            result = summarise(entry.task, step, samples, num_problems, draws, entry.file)
+            results.append(replace(result, options=entry.options, schedule=entry.schedule))
             answers.append(samples)
     return with_pairs(list(zip(with_shares(results), answers, strict=True)), draws)
 

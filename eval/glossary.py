@@ -13,7 +13,8 @@ MEANINGS = {
     "budget": "share that the method may hold of the KV bytes that the full cache holds for the same tokens",
     "sparsity": "share of KV heads that stream; none of them where a method drops tokens",
     "accuracy": "share of right answers; of several random draws, their mean",
-    "95% interval": "Wilson's; of several random draws, the lowest and the highest accuracy",
+    "95% interval": "Wilson's; of several random draws, the lowest and the highest accuracy; while "
+    "unfinished, of the problems answered so far, from a server those of short answers",
     "std. error": "standard error of the accuracy",
     "failures": "how the wrong answers fail",
     "length": "tokens of an answer, mean",

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rlkv.errors import ConfigError
 from rlkv.generation import CacheRecipe, HeadSplit
@@ -82,8 +82,13 @@ def _cache(recipe: CacheRecipe | None) -> dict[str, Any]:
         return {"cache": "full"}
     if isinstance(recipe, HeadSplit):
         return {"cache": "hybrid", "window": str(recipe.window), "heads": head_rows(recipe)}
-    # As it will be read from the file: JSON has lists in place of tuples.
-    return {"cache": "dropping", **json.loads(json.dumps(asdict(cast(Any, recipe))))}
+    return {"cache": "dropping", **json_values(recipe)}
+
+
+def json_values(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they will be read from a file: JSON has lists in place of tuples."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return values
 
 
 def head_rows(split: HeadSplit) -> list[str]:

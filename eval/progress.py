@@ -27,6 +27,9 @@ class Watcher(Protocol):
     def finished(self, title: str, result: Result) -> None:
         """A step is complete."""
 
+    def skipped(self, answers: int) -> None:
+        """A step of so many answers will not be done."""
+
     def ranking(self, heads: int) -> None:
         """Ablation begins to rank so many heads."""
 
@@ -41,6 +44,7 @@ class Silent:
     def started(self, title: str, answers: int, done: int) -> None: ...
     def advanced(self, answers: int) -> None: ...
     def finished(self, title: str, result: Result) -> None: ...
+    def skipped(self, answers: int) -> None: ...
     def ranking(self, heads: int) -> None: ...
     def ranked(self, heads: int) -> None: ...
 
@@ -78,8 +82,7 @@ class Terminal:
     def started(self, title: str, answers: int, done: int) -> None:
         self._begin(title, answers, "answers", done)
         # Answers of an earlier run leave the total, or the time left would count on their speed.
-        task = self._progress.tasks[0]
-        self._progress.update(self._all, total=(task.total or 0) - done)
+        self._expect_fewer(done)
 
     def advanced(self, answers: int) -> None:
         self._advance(answers)
@@ -93,6 +96,9 @@ class Terminal:
             markup=False,
         )
 
+    def skipped(self, answers: int) -> None:
+        self._expect_fewer(answers)
+
     def ranking(self, heads: int) -> None:
         self._begin("ranking by ablation", heads, "heads", 0)
 
@@ -103,6 +109,10 @@ class Terminal:
         if self._step is not None:
             self._progress.remove_task(self._step)
         self._step = self._progress.add_task(description, total=total, completed=done, unit=unit)
+
+    def _expect_fewer(self, answers: int) -> None:
+        task = self._progress.tasks[0]
+        self._progress.update(self._all, total=(task.total or 0) - answers)
 
     def _advance(self, steps: int) -> None:
         if self._step is not None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,8 +69,9 @@ class Journal:
         Raises:
             DataError: the disk is full or fails; what the file held before is still there.
         """
-        _write_lines(self.path, self._file, [asdict(sample) for sample in batch])
-        self.samples.extend(batch)
+        kept = [_storable(sample) for sample in batch]
+        _write_lines(self.path, self._file, [asdict(sample) for sample in kept])
+        self.samples.extend(kept)
 
 
 @contextmanager
@@ -119,6 +120,9 @@ def open_journal(path: Path, identity: dict[str, Any], count: int, unit: int) ->
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Sample]]:
     """Identity and answers of a result file, in the problems' order; a cut-off last line does not count.
 
+    Returns:
+        Both empty where the header is not whole: the result was listed, but has not begun.
+
     Raises:
         DataError: the file is missing or damaged.
     """
@@ -127,7 +131,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Sample]]:
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
     if not lines:
-        raise DataError(f"{path}: is empty, expected a header line")
+        return {}, []
     header, samples = _parse(path, lines)
     return header, sorted(samples, key=lambda sample: sample.index)
 
@@ -150,6 +154,19 @@ def _sample(path: Path, number: int, line: bytes) -> Sample:
         return Sample(**json.loads(line.decode()))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: line {number} is no answer ({error}); delete the file") from error
+
+
+def _storable(sample: Sample) -> Sample:
+    r"""The sample with lone surrogates, which have no bytes in UTF-8, spelt out as ``\ud800``.
+
+    A model's code can raise an error whose message holds one.
+    """
+
+    def spelt(text: str) -> str:
+        return text.encode(errors="backslashreplace").decode()
+
+    extracted = None if sample.extracted is None else spelt(sample.extracted)
+    return replace(sample, text=spelt(sample.text), extracted=extracted, reason=spelt(sample.reason))
 
 
 def _lock(path: Path, file: BinaryIO) -> None:

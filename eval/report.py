@@ -19,6 +19,7 @@ from .folder import Run, read_answers, read_run, write_text
 from .glossary import glossary
 from .html.page import page
 from .markdown import markdown
+from .options import options_table
 from .plots import Panel, plot_accuracy
 from .published import Published, beside, model_to_draw, of_task, read_published
 from .results import Answered, Result
@@ -43,8 +44,8 @@ def report(folder: Path, published: Path | None = None, published_model: str | N
         published_model: the table's model to draw, None to choose (``published.model_to_draw``).
 
     Returns:
-        Tables for the terminal: one a task, one of published figures where there are some of the task, and
-        what the columns mean.
+        Tables for the terminal: one a task, one of published figures where there are some of the task, the
+        settings of methods that drop tokens where there are some, and what the columns mean.
 
     Raises:
         ConfigError: the table lacks the model that was asked for.
@@ -77,6 +78,8 @@ def report(folder: Path, published: Path | None = None, published_model: str | N
         tables.append(table(own, panels[task].title))
         if theirs := of_task(rows, task):
             tables.append(published_table(theirs, f"{task}, published accuracy by sparsity ({source})"))
+    if options := options_table(results):
+        tables.append(options)
     tables.append(glossary(columns(results)))
     write_text(folder / MARKDOWN_FILE, f"![Accuracy]({ACCURACY_FILES[0]})\n\n{markdown(tables)}")
     write_text(folder / PAGE_FILE, page(folder, run, panels, in_order(answers), rows))
@@ -147,7 +150,7 @@ def _cells(group: list[Result], budgets: bool) -> list[str]:
         lowest, highest = (pick(r.accuracy for r in group) for pick in (min, max))
         interval = f"{len(group)} draws {lowest:.1%} to {highest:.1%}"
     elif not group[0].finished:
-        interval += f" of first {group[0].num_problems}"
+        interval += f" of {group[0].num_problems} answered"
     shares = [r.kv_share for r in group if r.kv_share is not None]
     first = group[0]
     budget = [] if not budgets else ["-" if first.budget is None else f"{first.budget:g}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from .config import FULL
 from .failures import INCORRECT, OVERLONG, REPETITIVE, failure
@@ -45,6 +46,8 @@ class Result:
             cache would hold for the same sequences, so that answers that run away do not count as savings.
         file: of the answers, relative to the run folder.
         against_full: the paired comparison with full, None for full itself and without it.
+        options: hyper-parameters (``folder.Entry``).
+        schedule: of the budget (``folder.Entry``).
     """
 
     task: str
@@ -70,6 +73,8 @@ class Result:
     kv_share: float | None
     file: str
     against_full: Paired | None = None
+    options: dict[str, Any] | None = None
+    schedule: str | None = None
 
     @property
     def level(self) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from rlkv.errors import ConfigError
-from rlkv.generation import CacheRecipe, HeadSplit
+from rlkv.generation import CacheRecipe, HeadSplit, check_chat_template
 from rlkv.heads import HeadsFile, ModelShape
 from rlkv.window import Window
 
@@ -28,7 +30,7 @@ from .folder import (
     result_path,
     write_run,
 )
-from .identity import identity, settings, task_settings
+from .identity import identity, json_values, settings, task_settings
 from .kvzip_heads import kvzip_heads
 from .methods import Step, choose_window, load_heads, plan, streaming_heads
 from .parts import Part
@@ -74,7 +76,9 @@ class Comparison:
         self.tasks = {part.label: task_settings(config, part) for part in config.parts}
         self.droppers = droppers(config.method_options)
         self._full: dict[str, str] = {}  # files of full's answers, by task
+        self._left_out: dict[str, ConfigError] = {}  # why, by what was to be done
         self.examples = {part.label: _examples(config, part) for part in config.parts}
+        check_chat_template(checkpoint.tokenizer)
 
     def run(self) -> list[Result]:
         """Answer what is missing; returns the figures."""
@@ -94,16 +98,36 @@ class Comparison:
         entries: list[Entry] = []
         for planned in steps:  # outside, because a server with another cache takes its time to start
             for part in self.config.parts:
-                step = self.at_budget(part, planned)
+                step = self._feasible(part, planned)
+                if step is None:
+                    continue
                 recipe = self.recipe(part, step)
                 entries.append(self._entry(part, step, recipe))
                 self._publish(entries)
                 self._answer(part, step, recipe, entries[-1].file)
                 if step.method == FULL:
                     self._full[part.label] = entries[-1].file
+        if self._left_out and all(entry.method == FULL for entry in entries):
+            raise next(iter(self._left_out.values()))
+
+    def _feasible(self, part: Part, planned: Step) -> Step | None:
+        """The step at its budget; None, with a warning, where the method cannot keep to it on the task."""
+        try:
+            return self.at_budget(part, planned)
+        except ConfigError as error:
+            title = self._title(part, replace(planned, seed=None))  # one warning for all draws
+            if title not in self._left_out:
+                print(f"warning: {title} is left out: {error}", file=sys.stderr)
+            self._left_out[title] = error
+            self.watcher.skipped(len(self.examples[part.label]) * self.config.samples)
+            return None
 
     def at_budget(self, part: Part, step: Step) -> Step:
-        """The step with the sparsity that its budget asks for on a task, once full has answered it."""
+        """The step with the sparsity that its budget asks for on a task, once full has answered it.
+
+        Raises:
+            ConfigError: all heads streaming hold more than the budget.
+        """
         if step.budget is None or step.method in TOKEN_DROPPERS:
             return step
         heads = self.shape.num_layers * self.shape.num_kv_heads
@@ -132,8 +156,14 @@ class Comparison:
         return None if streaming is None else HeadSplit(streaming, self._known_window())
 
     def _rank(self, method: str) -> HeadsFile:
+        if isinstance(self.engine, Engine):
+            return self._rank_with(self.engine, method)
+        self.engine.close()  # one device has no room for a server and the model beside it
+        with closing(Engine(self.config, self.checkpoint)) as engine:
+            return self._rank_with(engine, method)
+
+    def _rank_with(self, engine: Engine, method: str) -> HeadsFile:
         part, window = self.config.parts[0], self._known_window()
-        engine = self.engine if isinstance(self.engine, Engine) else Engine(self.config, self.checkpoint)
         settings = self.settings | self.tasks[part.label] | {"engine": engine.settings()}
         if method == ABLATION:
             return ablation_heads(self.config, part, engine, window, settings, self.watcher)
@@ -144,7 +174,10 @@ class Comparison:
         own = self.heads.get(step.method)
         heads = keep_heads(self.config.out, step.method, own) if own else None
         path = result_path(part.label, step.name, step.level, self._identity(part, recipe))
-        return Entry(part.label, step.method, step.sparsity, step.seed, path, heads, step.budget)
+        entry = Entry(part.label, step.method, step.sparsity, step.seed, path, heads, step.budget)
+        if not isinstance(recipe, Dropping):
+            return entry
+        return replace(entry, options=json_values(recipe.method), schedule=self.config.budget_schedule)
 
     def _identity(self, part: Part, recipe: CacheRecipe | None) -> dict[str, Any]:
         return identity(self.settings, self.tasks[part.label], recipe)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from rlkv.cache import HybridCache
+from rlkv.errors import ConfigError
 from rlkv.kv_meter import KVMeter
 from rlkv.window import Window
 
@@ -63,9 +65,25 @@ class Completion:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, problem: str) -> str:
-    """The text a model sees for a user's message, with the assistant's turn opened."""
+    """The text a model sees for a user's message, with the assistant's turn opened.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+    """
+    check_chat_template(tokenizer)
     message = [{"role": "user", "content": problem}]
     return cast(str, tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a base model.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        name = tokenizer.name_or_path
+        raise ConfigError(f"{name}: its tokenizer has no chat template, expected a chat or reasoning model")
 
 
 @torch.inference_mode()
@@ -82,6 +100,9 @@ def generate_batched(
 ) -> Iterator[list[Completion]]:
     """Answer every prompt, a batch at a time, in the given order.
 
+    Nothing but the arguments decides how tokens are chosen: of the model's generation config, only the ids of
+    special tokens count.
+
     Args:
         model: prepared by ``use_hybrid_cache`` if and only if a recipe is given.
         prompts: rendered by ``chat_prompt``.
@@ -91,10 +112,8 @@ def generate_batched(
     Yields:
         The completions of one batch.
     """
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature:
-        # transformers keeps only the 50 likeliest tokens unless told otherwise.
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    config = _plain_config(model, temperature, top_p)
+    config.max_new_tokens, config.pad_token_id = max_new_tokens, tokenizer.pad_token_id
     for begin in range(0, len(prompts), batch_size):
         texts = list(prompts[begin : begin + batch_size])
         inputs = tokenizer(
@@ -104,15 +123,10 @@ def generate_batched(
         cache = DynamicCache() if recipe is None else recipe.new_cache(model, ids, mask)
         stops = set(_stop_ids(model))
         meter = KVMeter(cache, mask.sum(dim=-1), stops)
-        tokens = cast(Any, model).generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            stopping_criteria=[meter],
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **sampling,
-        )
+        with _generation_config(model, config):
+            tokens = cast(Any, model).generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, stopping_criteria=[meter]
+            )
         answers = tokens[:, ids.shape[1] :].tolist()
         held = zip(meter.peak.tolist(), meter.mean().tolist(), strict=True)
         yield [
@@ -126,6 +140,32 @@ def cache_bytes(cache: Cache) -> int:
     if isinstance(cache, HybridCache):
         return cache.nbytes()
     return sum(cast(Any, layer).keys.nbytes + cast(Any, layer).values.nbytes for layer in cache.layers)
+
+
+def _plain_config(model: PreTrainedModel, temperature: float, top_p: float) -> GenerationConfig:
+    """Greedy at temperature 0, else sampling from the model's own distribution."""
+    own = model.generation_config
+    config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
+    config.do_sample = bool(temperature)
+    if temperature:
+        # transformers keeps only the 50 likeliest tokens unless told otherwise.
+        config.temperature, config.top_p, config.top_k = temperature, top_p, 0
+    return config
+
+
+@contextmanager
+def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Put a generation config in place of the model's own while the block runs.
+
+    As an argument of ``generate`` it would not do: what it leaves unset comes from the model's own, and a ban
+    on words cannot be set to none.
+    """
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _stop_ids(model: PreTrainedModel) -> list[int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -22,10 +20,12 @@ from ..failures import failure
 from ..folder import Run, read_problems
 from ..glossary import MEANINGS
 from ..methods import Step
+from ..options import options_lines
 from ..plots import DASHED, Panel, colours, dashes
 from ..published import Published, of_task
 from ..records import Sample
 from ..results import Answered, Result
+from .cut import fitted, packed
 
 SAMPLES_LIMIT = 4_000_000
 """Most characters of the deflated answers: the whole page stays below 5 MB."""
@@ -53,7 +53,7 @@ def page(
         DataError: a file of the run is missing or damaged.
     """
     figures = {
-        "settings": _settings(run),
+        "settings": "; ".join([_settings(run), *options_lines([result for result, _ in answers])]),
         "draws": run.settings["samples"],
         "tasks": [
             _task(label, panel, [(i, *a) for i, a in enumerate(answers) if a[0].task == label], published)
@@ -159,27 +159,23 @@ def _throughput(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def _samples(folder: Path, tasks: Iterable[str], shown: Sequence[Answered]) -> str:
-    """All answers, deflated and in base64; long ones lose their middle where all of them are too much."""
+    """Problems and answers, deflated and in base64; long ones lose their middle where that is too much."""
     problems = {label: [[e.id, e.prompt, e.answer] for e in read_problems(folder, label)] for label in tasks}
-    longest = max(len(sample.text) for _, samples in shown for sample in samples)
-    while True:
-        packed = _packed(problems, shown, longest)
-        if len(packed) <= SAMPLES_LIMIT or longest <= 64:
-            return packed
-        longest //= 2
-
-
-def _packed(problems: dict[str, Any], shown: Sequence[Answered], longest: int) -> str:
     texts: dict[str, int] = {}  # equal answers of several methods are stored once
     results = {
         str(place): {
-            str(sample.index): _row(sample, texts.setdefault(_cut(sample.text, longest), len(texts)))
-            for sample in samples
+            str(sample.index): _row(sample, texts.setdefault(sample.text, len(texts))) for sample in samples
         }
         for place, (_, samples) in enumerate(shown)
     }
-    data = {"texts": list(texts), "problems": problems, "results": results}
-    return base64.b64encode(zlib.compress(json.dumps(data, ensure_ascii=False).encode(), 9)).decode()
+    prompts = [problem[1] for some in problems.values() for problem in some]
+    rest = [results, [(name, answer) for some in problems.values() for name, _, answer in some]]
+    short_prompts, short_texts = fitted(prompts, list(texts), SAMPLES_LIMIT - len(packed(rest)))
+    cut = iter(short_prompts)
+    shown_problems = {
+        label: [[name, next(cut), answer] for name, _, answer in some] for label, some in problems.items()
+    }
+    return packed({"texts": short_texts, "problems": shown_problems, "results": results})
 
 
 def _row(sample: Sample, text: int) -> list[Any]:
@@ -193,13 +189,6 @@ def _row(sample: Sample, text: int) -> list[Any]:
         sample.finish_reason,
         sample.kv_bytes,
     ]
-
-
-def _cut(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    half = longest // 2
-    return f"{text[:half]}\n\n[… {len(text) - 2 * half} characters left out …]\n\n{text[-half:]}"
 
 
 def _asset(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +17,7 @@ from ..checkpoint import Checkpoint
 from ..config import EvalConfig
 from ..identity import head_rows
 from ..throughput.client import server_info
-from ..throughput.launch import Server
+from ..throughput.launch import Server, split_flags
 from .check import ELEMENT_BYTES, RECORDED, cache_type, check_server
 from .client import Endpoint, Reply, Request, ask
 
@@ -109,6 +108,9 @@ class OwnServer:
 
     Args:
         log: file for the output of the server that runs.
+
+    Raises:
+        ConfigError: the flags cannot be read.
     """
 
     unit = 1
@@ -117,6 +119,7 @@ class OwnServer:
         self.config = config
         self.checkpoint = checkpoint
         self.log = log
+        self._flags = split_flags(config.server_flags)
         self._server: Server | None = None
         self._running: RunningServer | None = None
         self._rows: list[str] | None = None
@@ -126,7 +129,7 @@ class OwnServer:
         return {
             "name": "sglang",
             "dtype": self.config.dtype,
-            "server": shlex.split(self.config.server_flags),
+            "server": self._flags,
             "packages": package_versions(*PACKAGES, "sglang"),
         }
 
@@ -157,7 +160,7 @@ class OwnServer:
         if self._running is None or rows != self._rows:
             self.close()
             with TemporaryDirectory() as folder:
-                flags = ["--dtype", self.config.dtype, *shlex.split(self.config.server_flags)]
+                flags = ["--dtype", self.config.dtype, *self._flags]
                 flags += _cache_flags(split, self.checkpoint, Path(folder) / "heads.json")
                 self._server = Server(str(self.checkpoint.folder), flags, self.log)
             self._running = RunningServer(self.config, self.checkpoint, self._server.url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from rlkv.errors import ConfigError
 
 from .config import ThroughputConfig, shape_folder
+from .launch import split_flags
 
 DEFAULTS = ThroughputConfig
 
@@ -96,7 +96,7 @@ def throughput(
         chunked_prefill_size=chunked_prefill_size,
         bandwidth=bandwidth,
         seed=seed,
-        server_flags=tuple(shlex.split(server_flags)),
+        server_flags=tuple(split_flags(server_flags)),
         running=_running(running or []),
     )
     # Imported once the options are known to be good: torch and transformers take seconds.

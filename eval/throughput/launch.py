@@ -1,8 +1,9 @@
-"""Starts ``rlkv serve`` in a process group of its own, and ends all of it."""
+"""Starts ``rlkv serve`` in a process group of its own, and ends all of it; it never outlives this process."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rlkv.errors import DataError
+from rlkv.errors import ConfigError, DataError
 
 START_SECONDS = 600
 """A first start on a CUDA host compiles kernels for minutes."""
 
 
 class Server:
-    """A running server.
+    """A running server; it ends with the thread that starts it at the latest (``rlkv.tethered``).
 
     Args:
         model: for ``rlkv serve --model``.
@@ -41,7 +42,8 @@ class Server:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        command = [sys.executable, "-m", "rlkv", "serve", "--model", model, "--port", str(port)]
+        command = [sys.executable, "-m", "rlkv.tethered", str(os.getpid())]
+        command += [sys.executable, "-m", "rlkv", "serve", "--model", model, "--port", str(port)]
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, "--skip-server-warmup", *flags],
@@ -101,3 +103,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def split_flags(text: str) -> list[str]:
+    """Flags of a server that were given as one text, taken apart as a shell does.
+
+    Raises:
+        ConfigError: a quotation in it does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"server_flags: found {text!r} ({error}), expected flags as in a shell") from None

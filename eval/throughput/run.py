@@ -35,9 +35,9 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
     """Measure what the run folder lacks.
 
     Raises:
-        DataError: the folder holds measurements of other settings, or a server failed.
+        DataError: the folder cannot be made or holds measurements of other settings, or a server failed.
     """
-    (config.out / "arms").mkdir(parents=True, exist_ok=True)
+    _make_folder(config.out)
     heads = HeadsFile.read(resolve(config.heads))
     model = model_config(config.model)
     heads.check_model(model, config.heads)
@@ -66,6 +66,13 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
                 "timelines": [asdict(timeline) for timeline in timelines],
             }
             write_text(path, json.dumps(record) + "\n")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        (folder / "arms").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
 
 
 def arm_file(folder: Path, case: str, arm: str) -> Path:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rlkv.errors import RLKVError
-from rlkv.process import prepare_for_cpu
+from rlkv.process import end_in_order, prepare_for_cpu
 
 PLUGIN_GROUP = "rlkv.commands"
 """Entry-point group in which another package offers a ``typer.Typer`` as a sub-command."""
@@ -102,6 +102,7 @@ def _options(
 def main() -> None:
     """Run the command line."""
     prepare_for_cpu()
+    end_in_order()
     app(prog_name="rlkv")
 
 

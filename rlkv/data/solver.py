@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlkv.data.buckets import Sample
 from rlkv.data.sampling import Attempts
 from rlkv.data.source import Problem
-from rlkv.errors import ConfigError
+from rlkv.generation import check_chat_template
 from rlkv.grading import grade_batch
 from rlkv.loading import loading
 
@@ -109,8 +109,7 @@ def load_model(model: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype="auto" if cuda else torch.float32
         )
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"{model}: its tokenizer has no chat template, expected a chat or reasoning model")
+    check_chat_template(tokenizer)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return loaded.to("cuda" if cuda else "cpu").eval(), tokenizer
 

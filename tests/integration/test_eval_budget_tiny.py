@@ -46,11 +46,21 @@ def test_every_method_holds_its_budget_and_little_less(run: tuple[Path, list[Res
 
 def test_the_report_names_the_budgets(run: tuple[Path, list[Result]]) -> None:
     out, _ = run
-    table, glossary = report(out)
+    table, options, glossary = report(out)
     columns = {str(column.header): list(column.cells) for column in table.columns}
     assert columns["budget"][:3] == ["-", "0.8", "0.5"]
     assert list(glossary.columns[0].cells) == list(columns)
+    assert list(options.columns[0].cells) == ["streaming-llm", "r-kv", "kvzip"]
+    assert set(options.columns[1].cells) == {"growing"}
     assert "-" in columns["sparsity"] and (out / "accuracy.png").stat().st_size > 10_000
+
+
+def test_every_result_has_the_options_of_its_method(run: tuple[Path, list[Result]]) -> None:
+    _, results = run
+    for result in results:
+        drops = result.method in ("streaming-llm", "r-kv", "kvzip")
+        assert (result.options is not None) == drops and (result.schedule == "growing") == drops
+    assert {r.options["window"] for r in results if r.method == "r-kv" and r.options} == {8}
 
 
 def test_run_again_answers_nothing_again_but_another_schedule(run: tuple[Path, list[Result]]) -> None:
@@ -58,6 +68,7 @@ def test_run_again_answers_nothing_again_but_another_schedule(run: tuple[Path, l
     written = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
     evaluate(config(out))
     assert {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()} == written
-    evaluate(config(out, methods=("full", "streaming-llm"), budgets=(0.5,), budget_schedule="fixed"))
+    other = evaluate(config(out, methods=("full", "streaming-llm"), budgets=(0.5,), budget_schedule="fixed"))
+    assert [(r.budget, r.schedule) for r in other if r.method == "streaming-llm"] == [(0.5, "fixed")]
     (added,) = set((out / "results").iterdir()) - set(written)
     assert added.name.startswith("tiny-easy-streaming-llm-budget-0.5-")

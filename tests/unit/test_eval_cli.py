@@ -30,6 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_config(folder: Path, num_layers: int) -> None:
     shape = {"num_key_value_heads": 2, "num_attention_heads": 4, "head_dim": 16, "hidden_size": 64}
     Qwen3Config(num_hidden_layers=num_layers, **shape).save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
 
 def write_heads(path: Path, num_layers: int, window: Window) -> None:
@@ -97,7 +98,7 @@ DROPPERS = (*MODEL, "--methods", "full,r-kv", "--budgets", "0.5")
         ((*DROPPERS, "--method-options", "rkv.window=8"), "method is 'rkv', expected one of h2o, snapkv,"),
         ((*DROPPERS, "--method-options", "r-kv.width=8"), "r-kv has window, interval, importance, kernel"),
         ((*DROPPERS, "--method-options", "r-kv.window=x"), "r-kv.window is 'x', expected a number"),
-        ((*DROPPERS, "--method-options", "r-kv.window=-1"), "r-kv.window is -1, expected at least 0"),
+        ((*DROPPERS, "--method-options", "r-kv.window=-1"), "r-kv.window is -1, expected at least 1"),
         (("--n", "9"), "n is 9, expected at least 10"),
         (("--batch-size", "0"), "batch_size is 0, expected at least 1"),
         (("--random-seeds", "0"), "random_seeds is 0, expected at least 1"),

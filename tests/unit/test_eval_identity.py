@@ -11,7 +11,8 @@ import torch
 from rlkv_eval.checkpoint import Checkpoint
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.engine import Engine
-from rlkv_eval.identity import digest, identity, model_digest, settings, task_settings
+from rlkv_eval.identity import digest, identity, json_values, model_digest, settings, task_settings
+from rlkv_eval.rivals.recipe import droppers
 
 from rlkv.errors import ConfigError
 from rlkv.generation import HeadSplit
@@ -104,6 +105,11 @@ def test_model_digest_follows_the_files(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
         model_digest(tmp_path / "empty")
+
+
+def test_options_are_those_of_the_method_as_a_file_gives_them_back() -> None:
+    found = droppers(["kvzip.sinks=2", "r-kv.window=16"])["kvzip"]
+    assert json_values(found) == {"window": 0, "interval": 1, "sinks": 2, "request": []}
 
 
 def test_the_mask_is_readable(model: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +147,30 @@ def test_damage_in_the_middle_is_refused(tmp_path: Path, line: str, message: str
         read_journal(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [("", "is empty"), ("{}\n", "line 1 is no header")])
-def test_files_without_a_header(tmp_path: Path, content: str, message: str) -> None:
+@pytest.mark.parametrize("content", ["", '{"identity": {"sett'])
+def test_a_file_whose_header_was_never_finished_has_not_begun(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(content)
-    with pytest.raises(DataError, match=message):
+    assert read_journal(path) == ({}, [])
+    fill(path, 4)
+    assert read_journal(path) == (IDENTITY, samples(0, 4))
+
+
+def test_lone_surrogates_are_spelt_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    (plain,) = samples(0, 1, "größer 😀")
+    odd = replace(plain, text="größer 😀 \udfff", extracted="\ud800", reason="ValueError: \ud800")
+    spelt = replace(plain, text="größer 😀 \\udfff", extracted="\\ud800", reason="ValueError: \\ud800")
+    with open_journal(path, IDENTITY, 10, unit=1) as journal:
+        journal.append([odd])
+        assert journal.samples == [spelt]
+    assert read_journal(path) == (IDENTITY, [spelt])
+
+
+def test_files_without_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match="line 1 is no header"):
         read_journal(path)
     with pytest.raises(DataError, match="cannot read"):
         read_journal(tmp_path / "missing.jsonl")

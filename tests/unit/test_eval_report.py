@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from rlkv_eval.ablation import as_gates, mean_logprob
+from rlkv_eval.ablation import as_gates
 from rlkv_eval.axis import axis_of
 from rlkv_eval.cli import TABLE_WIDTH
 from rlkv_eval.config import EvalConfig
@@ -18,6 +19,7 @@ from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, re
 from rlkv_eval.identity import identity
 from rlkv_eval.labels import Label, right_limit, spread
 from rlkv_eval.methods import Step, plan, streaming_heads
+from rlkv_eval.options import options_table
 from rlkv_eval.plots import Panel, plot_accuracy
 from rlkv_eval.progress import Terminal
 from rlkv_eval.published import Published
@@ -131,6 +133,66 @@ def test_a_folder_is_put_together_by_several_commands(tmp_path: Path) -> None:
     assert run(low, window="4+32", n=30) == [low]
 
 
+def r_kv(budget: float, window: int = 8, schedule: str = "growing") -> Entry:
+    return Entry(
+        *("tiny:easy", "r-kv", 0.0, None, f"results/r-kv-{budget}.jsonl", None, budget),
+        options={"window": window, "importance": 0.1, "request": []},
+        schedule=schedule,
+    )
+
+
+@pytest.mark.parametrize(
+    "other", [r_kv(0.5, window=16), r_kv(0.5, schedule="fixed")], ids=["options", "schedule"]
+)
+def test_no_curve_mixes_options_or_schedules(tmp_path: Path, other: Entry) -> None:
+    def run(*entries: Entry) -> list[Entry]:
+        write_run(tmp_path, Run("model", None, {}, {"tiny:easy": {}}, list(entries)))
+        return read_run(tmp_path).entries
+
+    full, high, low = entry("full", 0.0), r_kv(0.5), r_kv(0.3)
+    run(full, high)
+    assert run(low) == [low, full, high]
+    assert run(other) == [other, full]
+
+
+def test_a_folder_without_options_is_read_and_not_mixed(tmp_path: Path) -> None:
+    full, high, low = entry("full", 0.0), r_kv(0.5), r_kv(0.3)
+    write_run(tmp_path, Run("model", None, {}, {"tiny:easy": {}}, [full, high]))
+    data = json.loads((tmp_path / "run.json").read_text())
+    for old in data["entries"]:
+        del old["options"], old["schedule"]
+    (tmp_path / "run.json").write_text(json.dumps(data))
+    assert read_run(tmp_path).entries == [full, replace(high, options=None, schedule=None)]
+    write_run(tmp_path, Run("model", None, {}, {"tiny:easy": {}}, [low]))
+    assert read_run(tmp_path).entries == [low, full]
+
+
+def test_report_names_options_and_schedule(tmp_path: Path) -> None:
+    create(tmp_path)
+    keep_problems(tmp_path, "tiny:easy", [Example("id0", "problem", "7")])
+    entries = [entry("full", 0.0), r_kv(0.5, schedule="fixed")]
+    write_run(tmp_path, Run("m", None, SETTINGS, {"tiny:easy": {"num_problems": 1}}, entries))
+    for one in entries:
+        with open_journal(tmp_path / one.file, {}, 1, 1) as journal:
+            journal.append([sample(0)])
+    _, options, _ = report(tmp_path)
+    assert [list(column.cells) for column in options.columns] == [
+        ["r-kv"],
+        ["fixed"],
+        ["window 8, importance 0.1"],
+    ]
+    assert "| r-kv | fixed | window 8, importance 0.1 |" in (tmp_path / "report.md").read_text()
+    assert "r-kv: fixed budget schedule, window 8, importance 0.1" in (tmp_path / "report.html").read_text()
+    _, figures = json.loads((tmp_path / "summary.json").read_text())["results"]
+    assert (figures["options"]["window"], figures["schedule"]) == (8, "fixed")
+
+
+def test_options_of_an_old_folder_are_called_unrecorded() -> None:
+    table = options_table([result("full", 0.0), result("r-kv", 0.0)])
+    assert table is not None
+    assert [list(column.cells) for column in table.columns] == [["r-kv"], ["not recorded"], ["not recorded"]]
+
+
 def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
     shared, tasks = SETTINGS, {"tiny:easy": {"num_problems": 10}}
     create(tmp_path)
@@ -138,19 +200,20 @@ def test_report_of_an_unfinished_run(tmp_path: Path) -> None:
     own = identity(shared, tasks["tiny:easy"], None)
     path = result_path("tiny:easy", "full", 0.0, own)
     entries = [Entry("tiny:easy", "full", 0.0, None, path, None), entry("random", 0.5, seed=0)]
+    (tmp_path / entries[1].file).touch()  # its run was killed before it wrote the header
     write_run(tmp_path, Run("some/model", None, shared, tasks, entries))
     with open_journal(tmp_path / path, own, 10, 4) as journal:
         journal.append([sample(i) for i in range(4)])
     one, meanings = report(tmp_path)
     assert list(meanings.columns[0].cells) == [column.header for column in one.columns]
     text = rendered(one, meanings)
-    assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of first 4" in text
+    assert "model, tiny:easy, n = 10" in text and "[51.0%, 100.0%] of 4 answered" in text
     written = {"summary.json", "accuracy.png", "accuracy.svg", "report.md", "report.html"}
     assert written <= {file.name for file in tmp_path.iterdir()}
     assert (
         (tmp_path / "report.md").read_text().startswith("![Accuracy](accuracy.png)\n\n### model, tiny:easy")
     )
-    assert "| full | 0 | 100.0% | [51.0%, 100.0%] of first 4 |" in (tmp_path / "report.md").read_text()
+    assert "| full | 0 | 100.0% | [51.0%, 100.0%] of 4 answered |" in (tmp_path / "report.md").read_text()
     before = {name: (tmp_path / name).read_bytes() for name in written}
     report(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in written} == before
@@ -267,17 +330,3 @@ def test_the_axis_ends_where_the_longest_label_does() -> None:
 def test_ablation_gates_keep_the_order_of_the_falls() -> None:
     falls = torch.tensor([[3.0, -0.1, 0.0], [0.0, 0.002, 0.001]], dtype=torch.float64)
     assert as_gates(falls).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2, 0.4, 0.8, 0.6])
-
-
-def test_mean_logprob_counts_labelled_tokens_only() -> None:
-    class Fixed(torch.nn.Module):
-        """Gives the token 1 three quarters, whatever came before."""
-
-        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
-            logits = torch.tensor([0.25, 0.75]).log().expand(*input_ids.shape, 2)
-            return type("Output", (), {"logits": logits})
-
-    first = torch.tensor([[0, 0, 1, 0]]), torch.tensor([[-100, -100, 1, 0]])
-    second = torch.tensor([[1, 1, 1, 0]]), torch.tensor([[-100, 1, -100, -100]])
-    expected = (2 * torch.tensor(0.75).log() + torch.tensor(0.25).log()) / 3
-    assert mean_logprob(Fixed(), [first, second]) == pytest.approx(float(expected))  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ from small_models import small_model
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlkv.cache import use_hybrid_cache
-from rlkv.generation import HeadSplit, generate_batched
+from rlkv.errors import ConfigError
+from rlkv.generation import HeadSplit, chat_prompt, generate_batched
 from rlkv.models import resolve_model
 from rlkv.window import Window
 
@@ -32,6 +33,46 @@ def test_sampling_draws_from_the_whole_vocabulary(tokenizer: PreTrainedTokenizer
         model, tokenizer, ["What"] * 256, max_new_tokens=1, batch_size=256, temperature=1.0
     )
     assert len({answer.token_ids for answer in batch}) > 150  # transformers' own default would leave 50
+
+
+HABITS: dict[str, object] = {
+    "repetition_penalty": 1.8,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[token] for token in range(40, 120)],
+    "min_new_tokens": 5,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "suppress_tokens": list(range(120, 200)),
+}
+"""What a generation_config.json may recommend."""
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_models_own_generation_config_changes_no_answer(
+    tokenizer: PreTrainedTokenizerBase, temperature: float
+) -> None:
+    def answers(model: PreTrainedModel) -> list[tuple[int, ...]]:
+        torch.manual_seed(0)
+        settings = {"max_new_tokens": 12, "batch_size": 3, "temperature": temperature}
+        (batch,) = generate_batched(model, tokenizer, PROMPTS, **settings)  # type: ignore[arg-type]
+        return [answer.token_ids for answer in batch]
+
+    plain, changed = model_for(tokenizer), model_for(tokenizer)
+    for model in (plain, changed):
+        model.generation_config.eos_token_id = list(range(0, len(tokenizer), 7))
+    changed.generation_config.update(**HABITS)
+    own = changed.generation_config.to_dict()
+    assert answers(changed) == answers(plain)
+    assert changed.generation_config.to_dict() == own
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
+    base = AutoTokenizer.from_pretrained(resolve_model("tiny-reasoner"))
+    base.chat_template = None
+    with pytest.raises(
+        ConfigError, match="tiny-reasoner: its tokenizer has no chat template, expected a chat"
+    ):
+        chat_prompt(base, "What is lemon?")
 
 
 def test_answers_come_in_order_and_end_at_their_stop(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -352,13 +352,13 @@ def test_dies_with_its_parent() -> None:
     assert not _runs(marker)
 
 
-def _runs(parent: str) -> bool:
+def _runs(argument: str, command: str = "rlkv.grading.sandbox.main") -> bool:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "rlkv.grading.sandbox.main" in words and parent in words:
+        if command in words and argument in words:
             return True
     return False
 
@@ -375,6 +375,19 @@ def test_refused_where_the_system_allows_no_sandbox(monkeypatch: pytest.MonkeyPa
     assert run_tests("def f(x):\n    return x * x", SQUARE, LIMIT_S)[0]
     assert not run_tests("def f(x):\n    return x", SQUARE, LIMIT_S)[0]
     assert run_tests("while True: pass", SQUARE, 1.0) == (False, "time limit of 1 s")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's code may start processes without a sandbox")
+@pytest.mark.parametrize(
+    ("end", "passed"), [("", True), ("\nimport os\nos._exit(0)", False), ("\nwhile True: pass", False)]
+)
+def test_unsandboxed_code_leaves_no_process(end: str, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW_UNSANDBOXED, "1")
+    seconds = f"47.{os.getpid()}"
+    code = f"import subprocess\nsubprocess.Popen(['sleep', '{seconds}'])\ndef f(x):\n    return x * x{end}"
+    assert run_tests(code, SQUARE, 3.0)[0] == passed
+    time.sleep(0.2)
+    assert not _runs(seconds, "sleep")
 
 
 def _package_that_may_not_unshare(folder: Path) -> Path:

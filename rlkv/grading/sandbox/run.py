@@ -6,10 +6,12 @@ import json
 import math
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -108,16 +110,27 @@ def _read_line(process: Process, deadline: float) -> bytes | None:
 def _check_isolated(processes: list[Process]) -> None:
     """Raise if a process could not be isolated; only then is there anything on its stderr."""
     for process in processes:
-        process.kill()
+        _kill(process)
         assert process.stderr is not None
         if lines := process.stderr.read().decode(errors="replace").strip().splitlines():
             expected = f"expected Linux namespaces, or --allow-unsandboxed-code ({ALLOW_UNSANDBOXED}=1)"
             raise RLKVError(f"sandbox for model code: found {lines[-1]}, {expected}")
 
 
+def _kill(process: Process) -> None:
+    """Kill a process and all that it started: its namespace, and without one, its process group.
+
+    Only unisolated code can leave the group (``setsid``).
+    """
+    with suppress(
+        ProcessLookupError
+    ):  # where the caller ignores SIGCHLD, the kernel has forgotten it already
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: Process) -> None:
-    """Kill a process, and with it all of its namespace."""
-    process.kill()
+    """Leave nothing of a process behind."""
+    _kill(process)  # while it has not been waited for, its number cannot be another group's
     process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
