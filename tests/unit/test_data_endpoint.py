@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,7 +83,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], tuple[S
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
-                self.wfile.write(text)
+                with suppress(ConnectionError):  # clients that are done leave
+                    self.wfile.write(text)
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
