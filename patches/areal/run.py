@@ -16,7 +16,7 @@ from rlkv.data.dataset import conversations
 from rlkv.errors import ConfigError, TrainingError
 from rlkv.loading import loading
 from rlkv.models import resolve_model
-from rlkv.train.folder import check_folder, claim_folder
+from rlkv.train.folder import check_folder, claim_folder, make_folder
 
 from .settings import ArealConfig
 
@@ -110,6 +110,7 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
     out = Path(config.out)
     check_folder(out, config)
     dataset = conversations(load_training_data(config.data), "messages")
+    make_folder(out)  # for the log
     from areal.infra.scheduler.exceptions import SchedulerError
 
     from .progress import StepLine

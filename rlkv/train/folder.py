@@ -21,24 +21,28 @@ COMPLETE_MARK = "complete"
 
 
 def claim_folder(out: Path, config: RunConfig) -> None:
-    """Make the folder this run's own, which ``check_folder`` found free or this run's."""
+    """Make the folder this run's own, which ``check_folder`` found free or this run's.
+
+    Raises:
+        DataError: see ``make_folder``.
+    """
     path = out / CONFIG_FILE
     if not path.exists():
+        make_folder(out)
         atomic.write_text(path, json.dumps(config.identity(), indent=2))
 
 
 def check_folder(out: Path, config: RunConfig) -> None:
-    """Make the folder, or check that it is free or this run's own.
+    """Check that the folder can be made, or is free or this run's own; nothing is written.
 
     Raises:
-        DataError: it cannot be made, or belongs to a run with other settings; the line names the first that
-            differs.
+        DataError: a file is in its way, or it belongs to a run with other settings; the line names the first
+            that differs.
     """
     path = out / CONFIG_FILE
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made: {error.strerror}, expected a folder to write to") from error
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{out}: cannot be made: {nearest} is a file, expected a folder")
     if not path.exists():
         return
     wanted = json.loads(json.dumps(config.identity()))
@@ -49,6 +53,18 @@ def check_folder(out: Path, config: RunConfig) -> None:
                 f"{path}: {name} is {found.get(name)!r}, this run has {wanted.get(name)!r}: "
                 "continue with the folder's settings or choose another folder"
             )
+
+
+def make_folder(out: Path) -> None:
+    """Make the run's folder, if it is not there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made: {error.strerror}, expected a folder to write to") from error
 
 
 def checkpoint_folder(out: Path, step: int) -> Path:
