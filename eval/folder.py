@@ -81,14 +81,18 @@ class Run:
     entries: list[Entry]
 
 
-def create(folder: Path) -> None:
+def create(folder: Path, parts: Sequence[str] = ("results", "heads", "problems")) -> None:
     """Make a run folder, or keep the one there is.
+
+    Args:
+        folder: of the run.
+        parts: folders in it.
 
     Raises:
         DataError: the folder cannot be made.
     """
     try:
-        for part in ("results", "heads", "problems"):
+        for part in parts:
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error

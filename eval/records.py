@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlkv import atomic
 from rlkv.errors import DataError
 
 
@@ -178,16 +179,11 @@ def _lock(path: Path, file: BinaryIO) -> None:
 
 
 def _write_lines(path: Path, file: BinaryIO, rows: list[dict[str, Any]]) -> None:
-    """Append at the file's position; on failure cut back to where it was."""
-    start = file.tell()
+    """Append at the file's position; on failure the file is as it was."""
     data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
     try:
-        while data:  # unbuffered writes may stop short, as they do when the disk fills up
-            data = data[file.write(data) :]
-        os.fsync(file.fileno())
+        atomic.append(file, data)
     except OSError as error:
-        file.truncate(start)
-        file.seek(start)
         raise _cannot_write(path, error) from error
 
 

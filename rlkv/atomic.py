@@ -1,10 +1,11 @@
-"""Write a file whole or not at all."""
+"""Write a file, or more of one, whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,6 +34,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         Path(temporary).unlink()
         raise
     _sync_folder(path.parent)
+
+
+def append(file: BinaryIO, content: bytes) -> None:
+    """Put ``content`` on disk at the position of an open file.
+
+    Args:
+        file: unbuffered, or what a full disk refused would be written once more when it is closed.
+        content: what is appended.
+
+    Raises:
+        OSError: the content could not be stored; the file ends where it ended before.
+    """
+    start = file.tell()
+    try:
+        while content:  # a write may stop short, as it does when the disk fills up
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(start)
+        file.seek(start)
+        raise
 
 
 def _mode(path: Path) -> int:

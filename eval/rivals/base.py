@@ -85,15 +85,17 @@ class TokenDropper(ABC):
             that tokens take until then is freed ahead, so that the budget holds at every step. That costs up
             to ``interval - 1`` of the tokens that the budget allows. While the budget is so small that fewer
             than these would be kept, or fewer than ``least``, tokens are dropped at every step.
+        least_window: smallest ``window`` that it can do with.
         accumulates: whether it needs the attention that each token has received so far (mark ``received``).
     """
 
     window: int = 0
     interval: int = 1
+    least_window: ClassVar[int] = 0
     accumulates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_at_least("window", self.window, 0)
+        check_at_least("window", self.window, self.least_window)
         check_at_least("interval", self.interval, 1)
 
     @property
@@ -121,3 +123,22 @@ class TokenDropper(ABC):
             [B, H, T] for each layer, or None.
         """
         return None
+
+
+@dataclass(frozen=True)
+class SinkKeeper(TokenDropper):
+    """A method whose first tokens stay.
+
+    Attributes:
+        sinks: how many.
+    """
+
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("sinks", self.sinks, 0)
+
+    @property
+    def least(self) -> int:
+        return self.sinks + 1

@@ -18,14 +18,13 @@ from rlkv.attention.mixed import grouped_attention
 from rlkv.attention.registry import layout_mask, resolve_layout
 
 from .attention import strongest_attention
-from .base import Held, TokenDropper
-from .checks import check_at_least
+from .base import Held, SinkKeeper
 
 OBSERVED = "rlkv_kvzip"
 
 
 @dataclass(frozen=True)
-class KVzip(TokenDropper):
+class KVzip(SinkKeeper):
     """Drop the prompt's tokens in the order of their importance; what is generated stays.
 
     All heads keep equally many tokens (the paper's uniform allocation): a cache in dense tensors frees no
@@ -35,21 +34,11 @@ class KVzip(TokenDropper):
     and the oldest generated tokens go first; the sinks go last.
 
     Attributes:
-        sinks: first tokens that stay.
         request: token ids between the prompt and its repetition, an instruction to repeat it. None by
             default: a model that has learnt no instructions has no tokens for one.
     """
 
-    sinks: int = 4
     request: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least("sinks", self.sinks, 0)
-
-    @property
-    def least(self) -> int:
-        return self.sinks + 1
 
     def scores(self, held: Held) -> torch.Tensor:
         generated = held.slots.positions >= held.prompt_lengths[:, None, None]

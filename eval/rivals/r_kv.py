@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from .attention import pieces
 from .base import Held, TokenDropper
-from .checks import check_at_least, check_kernel, check_share
+from .checks import check_kernel, check_share
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class RKV(TokenDropper):
     importance: float = 0.1
     kernel: int = 7
     similar: float = 0.5
+    least_window: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_at_least("window", self.window, 1)
         super().__post_init__()
         check_share("importance", self.importance)
         check_kernel(self.kernel)

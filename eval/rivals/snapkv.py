@@ -7,12 +7,13 @@ kvpress does with ``DecodingPress(SnapKVPress())`` and as R-KV's authors did for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from .base import Held, TokenDropper
-from .checks import check_at_least, check_kernel
+from .checks import check_kernel
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class SnapKV(TokenDropper):
 
     window: int = 16
     kernel: int = 5
+    least_window: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_at_least("window", self.window, 1)
         super().__post_init__()
         check_kernel(self.kernel)
 

@@ -20,7 +20,7 @@ from rlkv.heads import HeadsFile, resolve, streaming_mask
 from rlkv.model_size import model_config
 from rlkv.planner import EVICTION_INTERVAL, CacheShape, Demand, prefill_in_flight, split_memory
 
-from ..folder import write_text
+from ..folder import create, write_text
 from .client import drive, random_prompts, server_info
 from .config import FULL, MEMORY, ThroughputConfig, Workload
 from .launch import Server
@@ -37,7 +37,7 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
     Raises:
         DataError: the folder cannot be made or holds measurements of other settings, or a server failed.
     """
-    _make_folder(config.out)
+    create(config.out, ["arms"])
     heads = HeadsFile.read(resolve(config.heads))
     model = model_config(config.model)
     heads.check_model(model, config.heads)
@@ -66,13 +66,6 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
                 "timelines": [asdict(timeline) for timeline in timelines],
             }
             write_text(path, json.dumps(record) + "\n")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        (folder / "arms").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot make the run folder: {error.strerror or error}") from error
 
 
 def arm_file(folder: Path, case: str, arm: str) -> Path:

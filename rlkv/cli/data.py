@@ -157,7 +157,7 @@ def data(
         "buckets": ",".join(map(str, wanted)),
         "thinking": thinking,
     }
-    _run(solver, found, wanted, out, identity=identity, max_problems=limit, seed=seed)
+    _run(solver, found, wanted, out, identity=identity, max_problems=limit, thinking=thinking, seed=seed)
 
 
 def _in_process(
@@ -196,6 +196,7 @@ def _run(
     *,
     identity: dict[str, Any],
     max_problems: int | None,
+    thinking: bool,
     seed: int,
 ) -> None:
     from rlkv.cli import data_view
@@ -205,9 +206,7 @@ def _run(
     _make_folder(out)
     with Journal(out / "journal.jsonl", identity) as journal, data_view.Progress(buckets) as progress:
         collect(source.problems, solve, journal, selection, max_problems=max_problems, report=progress.show)
-        save_training_data(
-            selection, out, seed, identity, grader=source.grader, thinking=identity["thinking"]
-        )
+        save_training_data(selection, out, seed, identity, grader=source.grader, thinking=thinking)
     data_view.print_summary(selection, out)
 
 

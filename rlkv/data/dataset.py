@@ -133,7 +133,9 @@ def load_training_data(path: str) -> Dataset:
     """
     if not Path(path).exists():
         raise DataError(f"{path or 'data'}: no such folder, expected one written by `rlkv data`")
-    table = _as_text(_as_text(read_table(path, COLUMNS), path, "prompt"), path, "answer")
+    table = read_table(path, COLUMNS)
+    for column in ("prompt", "answer"):
+        table = _as_text(table, path, column)
     for column, allowed in (("grader", tuple(GRADERS)), ("thinking", (True, False))):
         unknown = set(table.unique(column)) - set(allowed) if column in table.column_names else set()
         if unknown:

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
+from rlkv import atomic
 from rlkv.data.buckets import Sample
 from rlkv.errors import DataError
 
@@ -43,8 +44,7 @@ class Journal:
         self.identity = identity
         self.attempts: dict[int, Sample | None] = {}
         with _one_line_errors(path):
-            # No buffer: what a full disk refused must not be written once more when the file is closed.
-            self._file = path.open("a+b", buffering=0)
+            self._file: BinaryIO = path.open("a+b", buffering=0)
         try:
             with _one_line_errors(path):
                 self._lock()
@@ -70,19 +70,9 @@ class Journal:
         lines = [{NUMBER: n, ATTEMPT: None if found is None else asdict(found)} for n, found in attempts]
         header = [] if self._file.tell() else [{"identity": self.identity}]
         with _one_line_errors(self.path):
-            self._write("".join(json.dumps(line) + "\n" for line in [*header, *lines]).encode())
+            text = "".join(json.dumps(line) + "\n" for line in [*header, *lines])
+            atomic.append(self._file, text.encode())
         self.attempts.update(attempts)
-
-    def _write(self, data: bytes) -> None:
-        start = self._file.tell()
-        try:
-            while data:  # a write may stop short, as it does when the disk fills up
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(start)
-            self._file.seek(start)
-            raise
 
     def _lock(self) -> None:
         try:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from full_disk import disk_with_room_for
 
 if find_spec("areal") is None:
     pytest.skip("AReaL is not installed: make areal", allow_module_level=True)
@@ -59,17 +57,6 @@ class LocalActor:
         gates_files.save_folder(self.model, self.optimizer, Path(meta.path))
 
 
-@contextmanager
-def disk_full_at(num_bytes: int) -> Iterator[None]:
-    """No file may grow beyond this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def trainer_in(out: Path, warnings: list[str]) -> GateTrainer:
     """A trainer with everything that saving touches, and nothing that needs workers."""
     trainer = object.__new__(GateTrainer)
@@ -88,7 +75,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_later_steps_try_again(tmp_path:
     trainer._save_recover_checkpoint(0, 0, 0)  # step 1: not due
     trainer._save_recover_checkpoint(0, 1, 1)  # step 2
     before = (tmp_path / "heads.json").read_text()
-    with disk_full_at(200):
+    with disk_with_room_for(200):
         trainer._save_recover_checkpoint(0, 3, 3)
     assert len(warnings) == 1
     assert "checkpoint-4: not written, trying again after the next step" in warnings[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import disk_with_room_for
 from typer.testing import CliRunner
 
 from rlkv.cli.data import app
@@ -20,17 +18,6 @@ EXPECTED = r"expected a file that can be read and appended to \(earlier attempts
 
 def attempts(begin: int, end: int) -> list[tuple[int, Sample | None]]:
     return [(n, Sample(f"p{n} äß", str(n), 10 + n) if n % 3 else None) for n in range(begin, end)]
-
-
-@contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes; the kernel then stops a write short, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_full_disk_loses_no_earlier_attempt(tmp_path: Path) -> None:

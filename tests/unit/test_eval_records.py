@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import disk_with_room_for
 from rlkv_eval.records import Sample, open_journal, read_journal
 
 from rlkv.errors import DataError
@@ -68,17 +66,6 @@ def test_resumes_at_a_batch_wherever_a_kill_cut(tmp_path: Path, cut: int) -> Non
         for begin in range(kept, 10, 4):
             journal.append(samples(begin, min(begin + 4, 10)))
     assert path.read_bytes() == data
-
-
-@contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes; the kernel then stops a write short, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 FULL_DISK = r"a\.jsonl: cannot write: .* \(earlier results stay as they were\)$"

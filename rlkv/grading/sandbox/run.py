@@ -122,9 +122,8 @@ def _kill(process: Process) -> None:
 
     Only unisolated code can leave the group (``setsid``).
     """
-    with suppress(
-        ProcessLookupError
-    ):  # where the caller ignores SIGCHLD, the kernel has forgotten it already
+    # Where the caller ignores SIGCHLD, the kernel has forgotten the process already.
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
