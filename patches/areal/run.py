@@ -52,21 +52,23 @@ def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentC
     built = experiment(config, model, dtype, gpus, this_process(), overrides)
     if gpus:
         device_bytes = torch.cuda.get_device_properties(0).total_memory
-        with suppress(OSError):  # a dry run may be far from the model; the forecast says so
+        with suppress(OSError):  # the forecast says so, and a dry run may be far from the model
             built.server_flags += memory_flags(built, _shape(model), gpus, device_bytes)
     return built
 
 
 def forecast(built: GateExperimentConfig) -> str:
-    """What the run will need, a line each, for this machine's device."""
+    """What the run will need, a line each, for this machine's device.
+
+    Raises:
+        ConfigError: the model's config cannot be read.
+    """
     import torch
 
     from .forecast import forecast
 
-    try:
+    with loading(built.actor.path):
         shape = _shape(built.actor.path)
-    except OSError as error:
-        return f"forecast: none: {built.actor.path}: its config cannot be read: {_one_line(error)}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return forecast(built, shape, device)
 
@@ -104,8 +106,6 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
     for module in ("areal", "torchdata"):
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
     experiment = check(config, overrides)
-    with loading(config.model):
-        _shape(experiment.actor.path)
     print(forecast(experiment), file=sys.stderr)
     out = Path(config.out)
     check_folder(out, config)
