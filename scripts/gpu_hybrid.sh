@@ -18,7 +18,7 @@ OUT=${OUT:-runs/gpu}
 
 case $part in
     kernels) exec python3 -m pytest -q -m gpu tests/gpu/test_hybrid_kernels_gpu.py "$@" ;;
-    server) exec python3 -m pytest -q -rP -n 6 --dist loadgroup -m gpu tests/gpu/test_hybrid_server_gpu.py "$@" ;;
+    server) exec python3 -m pytest -v -rP -n 6 --dist loadgroup -m gpu tests/gpu/test_hybrid_server_gpu.py "$@" ;;
     steps)
         exec python3 scripts/bench_hybrid_steps.py --model eval/throughput/shapes/llama-3.1-8b \
             --heads "${HEADS:?}" --out "$OUT" --context-length 16384 --attention-backend flashinfer "$@"

@@ -113,6 +113,8 @@ def server_flags(
         tokens = _tokens_in_same_memory(config, heads, float(arm), load, context) if limited else 0
     if limited:
         flags += ["--max-total-tokens", str(tokens)]
+    else:  # all run at once, also those beyond the batch up to which SGLang records CUDA graphs
+        flags += ["--cuda-graph-max-bs-decode", str(len(load.lengths))]
     return [*flags, *config.server_flags]
 
 

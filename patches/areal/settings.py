@@ -42,7 +42,8 @@ class ArealConfig(TrainConfig):
     rollout: str = setting("sglang:d1", "Servers, in AReaL's notation: sglang:d2t4 is two of four GPUs each.")
     scheduler: str = setting("local", "What starts the processes: local, ray or slurm.")
     tokens_per_micro_batch: int = setting(
-        16384, "Tokens of one forward and backward pass; bounds the memory."
+        17408,
+        "Tokens of one forward and backward pass; bounds the memory. Room for two of 8,192 with prompts.",
     )
     weight_update: str = setting("disk", "How gates reach the servers: disk, or xccl (over the network).")
     server_flags: tuple[str, ...] = setting((), "More flags of the SGLang servers, such as --page-size=16.")

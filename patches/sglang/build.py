@@ -25,5 +25,5 @@ def build_pool(original: Callable[..., Any], kvc: Any, **options: Any) -> Hybrid
         kvc.device,
     )
     serving.pool = pool
-    print_table(pool)
+    print_table(pool, kvc.server_args)
     return pool

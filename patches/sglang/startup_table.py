@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlkv.planner import dense_tokens
 
@@ -13,11 +13,31 @@ if TYPE_CHECKING:
     from .pool import HybridHeadPool
 
 
-def print_table(pool: HybridHeadPool) -> None:
-    """Print it to the server's output."""
+def print_table(pool: HybridHeadPool, server_args: Any) -> None:
+    """Print it to the server's output, and what keeps requests that fit from running fast."""
     from rich.console import Console
 
-    Console(width=100).print(_table(pool))
+    console = Console(width=100)
+    console.print(_table(pool))
+    hint = graph_hint(pool.sizes.full_tokens // pool.settings.request_tokens, server_args)
+    if hint:
+        console.print(hint)
+
+
+def graph_hint(requests: int, server_args: Any) -> str | None:
+    """What to say if more requests fit than SGLang records CUDA graphs for.
+
+    A larger batch decodes without graphs, bound by its launches and not by memory: on one H200 a step of
+    Llama-8B at 0.5 took 25 ms with 304 requests, and 16 with 217 that held as much.
+    """
+    graphs = server_args.cuda_graph_config.decode
+    running = min(requests, server_args.max_running_requests or requests)
+    if graphs.backend == "disabled" or running <= graphs.max_bs:
+        return None
+    return (
+        f"More than {graphs.max_bs} running requests decode without CUDA graphs; "
+        f"--cuda-graph-max-bs-decode {running} covers all that fit."
+    )
 
 
 def _table(pool: HybridHeadPool) -> Table:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rlkv_eval.throughput.client import random_prompts
-from rlkv_eval.throughput.config import CASES, FULL, MEMORY, PREFIX, SHAPES, ThroughputConfig, Workload
+from rlkv_eval.throughput.config import (
+    CASES,
+    CONCURRENCY,
+    FULL,
+    MEMORY,
+    PREFIX,
+    SHAPES,
+    ThroughputConfig,
+    Workload,
+)
 from rlkv_eval.throughput.figures import figures
 from rlkv_eval.throughput.lengths import held_tokens, replay_lengths
-from rlkv_eval.throughput.run import _check_same, _identity, arm_file
+from rlkv_eval.throughput.run import _check_same, _identity, arm_file, server_flags
 from rlkv_eval.throughput.theory import Cache, Device, simulate
 from rlkv_eval.throughput.timeline import Timeline, end_to_end, while_all_decode, while_requests_wait
 
@@ -154,3 +164,18 @@ def test_shape_of_llama_has_its_published_size() -> None:
 
     config = model_config(str(SHAPES / "llama-3.1-8b"))
     assert weight_bytes(config, 1) == 8_030_261_248  # parameters, as the model card counts them
+
+
+def test_graphs_cover_what_runs_at_once(tmp_path: Path) -> None:
+    heads = HeadsFile.read(resolve("tiny-reasoner"))
+    limited = ThroughputConfig(tmp_path, "tiny-reasoner", False, "tiny-reasoner", concurrency=300)
+    unlimited = replace(limited, kv_tokens=0)
+    for arm in limited.arms:
+        flags = {
+            (config.kv_tokens, case): server_flags(config, heads, case, arm, config.workload(case), 4096)
+            for config in (limited, unlimited)
+            for case in (MEMORY, CONCURRENCY)
+        }
+        assert "--cuda-graph-max-bs-decode" not in flags[limited.kv_tokens, MEMORY]
+        assert flags[0, MEMORY][-2:] == ["--cuda-graph-max-bs-decode", "500"]
+        assert flags[0, CONCURRENCY][-2:] == ["--cuda-graph-max-bs-decode", "300"]
