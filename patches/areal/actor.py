@@ -30,7 +30,10 @@ from .config import GateActorConfig
 from .head import FrozenHeadActor
 
 REWARDS = "response_rewards"
-"""Key under which micro-batches carry the rewards that AReaL drops before it forms them."""
+"""Key of each response's reward, at each of its tokens: AReaL splits nothing else into micro-batches."""
+
+NO_GAP = -1.0
+"""No token of a step is of the version that is trained, as when all rollouts are behind."""
 
 UPDATE_LIMIT_S = 120
 """How long AReaL's servers look for new gates."""
@@ -84,7 +87,7 @@ class GateActor(FrozenHeadActor):
         """
         scope = RewardScope(self.spec.reward_scope)
         for group in data:
-            group[REWARDS] = group["rewards"]
+            group[REWARDS] = group["rewards"][:, None].expand(group["loss_mask"].shape).contiguous()
         if scope is not RewardScope.MICRO_BATCH:
             rewards = [group["rewards"] for group in data]
             self._penalty = float(
@@ -104,19 +107,20 @@ class GateActor(FrozenHeadActor):
         self._weights, self._gaps = [], []
 
         def observed(logprobs: torch.Tensor, entropy: torch.Tensor, batch: dict[str, Any], **kw: Any) -> Any:
-            mean = batch[REWARDS].double().mean()
+            firsts = batch["cu_seqlens"][:-1].long()
+            mean = batch[REWARDS][firsts].double().mean()
             self._weights.append(penalty_weight(mean, self.spec.beta, self.spec.reward_threshold))
-            self._gaps.append(self._logprob_gap(logprobs.detach(), batch))
+            self._gaps += self._logprob_gap(logprobs.detach(), batch)
             return loss_fn(logprobs, entropy, batch, **kw)
 
         return super().train_batch(input_, observed, loss_weight_fn)
 
-    def _logprob_gap(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> float:
+    def _logprob_gap(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> list[float]:
         """Largest difference to the server's log-probabilities among tokens of the version trained now."""
         versions = torch.roll(batch["versions"], -1)
         same = batch["loss_mask"].bool() & (versions == self.get_version())
         gap = (logprobs - batch["logprobs"])[same].abs()
-        return float(gap.max()) if len(gap) else 0.0
+        return [float(gap.max())] if len(gap) else []
 
     def optimizer_step(self) -> dict[str, float]:
         """Sum the gradients over ranks, add the penalty's, clip, step; AdamW's hook clamps.
@@ -155,16 +159,23 @@ class GateActor(FrozenHeadActor):
         dist.all_reduce(total, group=self.data_parallel_group)
         return total
 
+    def _largest_over_ranks(self, value: float) -> float:
+        """AReaL averages what ranks log: a maximum has to be the same on all of them."""
+        largest = torch.tensor(value, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.data_parallel_group)
+        return largest.item()
+
     def _log(self, norm: float) -> None:
         values = read_gates(self.model)
+        gap = self._largest_over_ranks(max(self._gaps, default=NO_GAP))
         stats_tracker.scalar(
             **{
                 "gate/mean": values.mean().item(),
                 "gate/sparsity_at_0.5": (values < 0.5).float().mean().item(),
                 "penalty_weight": self._penalty,
-                "logprob_gap": max(self._gaps, default=0.0),
                 "bad_steps": float(self._bad_steps),
-                **_peak_memory(),
+                **({} if gap == NO_GAP else {"logprob_gap": gap}),
+                **{name: self._largest_over_ranks(peak) for name, peak in _peak_memory().items()},
             }
         )
 

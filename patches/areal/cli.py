@@ -31,10 +31,6 @@ def train(
             help=f"Settings to start from: {', '.join(AREAL_PRESETS)}. Default: the recipe's, or the paper's."
         ),
     ] = None,
-    set_areal: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Anything else in AReaL's own configuration."),
-    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check the settings, print what they change in AReaL's, and stop."),
@@ -53,11 +49,10 @@ def train(
     from .run import check, forecast
     from .run import train as run
 
-    overrides = set_areal or []
     if dry_run:
         from .experiment import describe
 
-        built = check(config, overrides)
+        built = check(config)
         typer.echo(describe(built))
         try:
             said = forecast(built)
@@ -65,4 +60,4 @@ def train(
             said = f"forecast: none: {error}"
         typer.echo(said, err=True)
         return
-    typer.echo(f"wrote {run(config, overrides)}")
+    typer.echo(f"wrote {run(config)}")

@@ -18,6 +18,7 @@ from areal.api.cli_args import (
     NormConfig,
     OptimizerConfig,
     RecoverConfig,
+    RejectionSamplingConfig,
     SaverConfig,
     SchedulerConfig,
     SchedulingSpec,
@@ -39,13 +40,56 @@ EXPERIMENT, TRIAL = "rlkv", "gates"
 ADVANTAGE_EPS = 1e-4
 """Added to the standard deviation of rewards, as in TRL."""
 ALL_TOKENS = 1 << 30
-"""AReaL's top-k that keeps every token."""
+"""AReaL's top-k that keeps every token, and a limit of prompt and response that none reaches."""
+LARGEST_WEIGHT = 5.0
+"""Of a token whose rollout is behind: AReaL's own bound until it had to be asked for."""
+OWNED = {
+    "seed": "seed",
+    "total_train_steps": "steps",
+    "scheduler.type": "scheduler",
+    "train_dataset.path": "data",
+    "train_dataset.batch_size": "prompts-per-step",
+    "gconfig.n_samples": "group-size",
+    "gconfig.max_new_tokens": "max-new-tokens",
+    "gconfig.temperature": "temperature",
+    "gconfig.top_p": "top-p",
+    "gconfig.top_k": "top-k",
+    "actor.path": "model",
+    "actor.backend": "trainer",
+    "actor.dtype": "dtype",
+    "actor.gradient_checkpointing": "gradient-checkpointing",
+    "actor.mb_spec.max_tokens_per_mb": "tokens-per-micro-batch",
+    "actor.temperature": "temperature",
+    "actor.max_new_tokens": "max-new-tokens",
+    "actor.weight_update_mode": "weight-update",
+    "actor.optimizer.lr": "learning-rate",
+    "actor.optimizer.weight_decay": "weight-decay",
+    "actor.optimizer.gradient_clipping": "max-grad-norm",
+    "actor.eps_clip": "clip",
+    "actor.reward_scaling": "reward-scale",
+    "actor.reward_bias": "reward-bias",
+    "actor.reward_norm.group_size": "group-size",
+    "actor.reward_norm.mean_level": "advantage",
+    "actor.reward_norm.std_level": "advantage",
+    "actor.use_decoupled_loss": "max-staleness",
+    "actor.gates.sink_size": "train-window",
+    "actor.gates.recent_size": "train-window",
+    "actor.gates.init": "init-gate",
+    "actor.gates.beta": "beta",
+    "actor.gates.reward_threshold": "reward-threshold",
+    "actor.gates.reward_scope": "reward-scope",
+    "rollout.backend": "rollout",
+    "rollout.consumer_batch_size": "prompts-per-step",
+    "rollout.max_head_offpolicyness": "max-staleness",
+    "server_flags": "server-flags",
+}
+"""What is decided by which option of ours: changed alone, it would contradict what else hangs on it."""
 START_LIMIT_S = 1800.0
 """Seconds that a server may take to start; kernels are compiled the first time."""
 
 
 def experiment(
-    config: ArealConfig, model: str, dtype: str, gpus: int, controller: str, overrides: Sequence[str] = ()
+    config: ArealConfig, model: str, dtype: str, gpus: int, controller: str
 ) -> GateExperimentConfig:
     """AReaL's configuration of a run.
 
@@ -55,7 +99,6 @@ def experiment(
         dtype: of the frozen weights, float32 or bfloat16.
         gpus: of this machine; 0 trains and serves on the CPU.
         controller: this process, as ``orphans.this_process`` names it.
-        overrides: ``name=value`` for anything in AReaL's configuration.
 
     Raises:
         ConfigError: an override that AReaL does not know, or that gates cannot be trained with.
@@ -82,6 +125,7 @@ def experiment(
         gconfig=GenerationHyperparameters(
             n_samples=config.group_size,
             max_new_tokens=config.max_new_tokens,
+            max_tokens=ALL_TOKENS,
             temperature=config.temperature,
             top_p=config.top_p,
             top_k=config.top_k or ALL_TOKENS,
@@ -100,7 +144,7 @@ def experiment(
     )
     built.evaluator.experiment_name, built.evaluator.trial_name = EXPERIMENT, TRIAL
     built.evaluator.fileroot = str(files)
-    overridden = _override(built, overrides)
+    overridden = _override(built, config.overrides)
     _refuse_what_gates_do_not_know(overridden, config)
     return overridden
 
@@ -152,6 +196,12 @@ def _actor(
             mean_level=level, std_level=level, eps=ADVANTAGE_EPS, group_size=config.group_size
         ),
         use_decoupled_loss=config.max_staleness > 0,
+        # Without it the loss has no weight for the policy of the rollout, only PPO's ratio, which is 1.
+        rejection_sampling=RejectionSamplingConfig(
+            level="token", action="mask", metric="ratio", upper=LARGEST_WEIGHT
+        )
+        if config.max_staleness > 0
+        else None,
         scheduling_spec=(_process(gpus),),
         controller=controller,
         gates=GateSpec(
@@ -216,8 +266,6 @@ def _refuse_what_gates_do_not_know(built: GateExperimentConfig, config: ArealCon
     """Overrides that would lay out processes or sequences in ways that attention and head do not handle."""
     actor = built.actor
     expected = {
-        "actor.backend": (actor.backend, config.trainer),
-        "rollout.backend": (built.rollout.backend, config.rollout),
         "actor.enable_tree_training": (actor.enable_tree_training, False),
         "actor.use_lora": (actor.use_lora, False),
     }
@@ -228,8 +276,11 @@ def _refuse_what_gates_do_not_know(built: GateExperimentConfig, config: ArealCon
 
 def _override(built: GateExperimentConfig, overrides: Sequence[str]) -> GateExperimentConfig:
     for item in overrides:
-        if "=" not in item:
-            raise ConfigError(f"AReaL: found {item!r}, expected name=value")
+        name, is_one, _ = item.partition("=")
+        if not is_one:
+            raise ConfigError(f"--set: found {item!r}, expected name=value")
+        if name in OWNED:
+            raise ConfigError(f"--set {item}: expected --{OWNED[name]}, which sets all that hangs together")
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(built), OmegaConf.from_dotlist(list(overrides)))
         return cast(GateExperimentConfig, OmegaConf.to_object(merged))

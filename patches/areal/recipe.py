@@ -16,6 +16,8 @@ from .settings import AREAL_PRESETS, ArealConfig
 
 FOLDER = Path(__file__).with_name("recipes")
 DEFAULT_PRESET = "paper"
+ADDED = ("server_flags", "overrides")
+"""Settings that are lists of anything else: more of them do not make those of a recipe void."""
 
 
 def recipes() -> list[str]:
@@ -29,7 +31,7 @@ def from_recipe(name_or_path: str, preset: str | None, changes: dict[str, Any]) 
     Args:
         name_or_path: of a YAML file, or one of ``recipes()``; empty for none.
         preset: one of ``AREAL_PRESETS``; None is the recipe's own, or the paper's.
-        changes: settings on top.
+        changes: settings on top; what ``ADDED`` names comes after the recipe's own.
 
     Raises:
         ConfigError: no such recipe, or one with something that is no setting.
@@ -37,7 +39,9 @@ def from_recipe(name_or_path: str, preset: str | None, changes: dict[str, Any]) 
     recipe = _read(name_or_path) if name_or_path else {}
     name = preset or recipe.get("preset", DEFAULT_PRESET)
     own = (recipe.get("settings") or {}) | ((recipe.get("presets") or {}).get(name) or {})
-    values = {**AREAL_PRESETS.get(name, {}), **_typed(own), **changes}
+    values = {**AREAL_PRESETS.get(name, {}), **_typed(own)}
+    added = {field: values.get(field, ()) + changes.get(field, ()) for field in ADDED}
+    values |= changes | {field: items for field, items in added.items() if items}
     # AReaL forms its micro-batches by tokens, so that of ``rlkv train`` is a whole step.
     prompts, group = (
         values.get(field, getattr(ArealConfig, field)) for field in ("prompts_per_step", "group_size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from rlkv.data.dataset import conversations
 from rlkv.errors import ConfigError, TrainingError
 from rlkv.loading import loading
 from rlkv.models import resolve_model
-from rlkv.train.folder import check_folder, claim_folder, make_folder
+from rlkv.train.folder import check_folder, claim_folder, make_folder, steps_done
 
 from .settings import ArealConfig
 
@@ -30,7 +30,7 @@ NEEDED = ("areal", "sglang")
 WORKFLOW = "rlkv_patches.areal.workflow.GradedWorkflow"
 
 
-def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentConfig:
+def check(config: ArealConfig) -> GateExperimentConfig:
     """Validate a run without weights, data or workers, and give AReaL's configuration of it.
 
     Raises:
@@ -49,7 +49,7 @@ def check(config: ArealConfig, overrides: Sequence[str] = ()) -> GateExperimentC
     dtype = _stored_dtype(model) if config.dtype == "auto" else config.dtype
     gpus = torch.cuda.device_count()
     check_dtype(dtype, gpus)
-    built = experiment(config, model, dtype, gpus, this_process(), overrides)
+    built = experiment(config, model, dtype, gpus, this_process())
     if gpus:
         device_bytes = torch.cuda.get_device_properties(0).total_memory
         with suppress(OSError):  # the forecast says so, and a dry run may be far from the model
@@ -91,25 +91,28 @@ def _stored_dtype(model: str) -> str:
     return dtype
 
 
-def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
+def train(config: ArealConfig) -> Path:
     """Train the gates, or go on where an earlier start with the same settings stopped.
 
     Returns:
         Path of the run's heads.json.
 
     Raises:
-        ConfigError: see ``check``.
+        ConfigError: see ``check``; fewer steps than the folder has, or a prompt too long for a micro-batch.
         DataError: the run folder belongs to other settings, or the data is missing or empty.
         TrainingError: a server, a worker or the disk failed; what was learned is in the last checkpoint.
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # AReaL compiles an attention that is not ours
     for module in ("areal", "torchdata"):
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
-    experiment = check(config, overrides)
-    print(forecast(experiment), file=sys.stderr)
+    experiment = check(config)
     out = Path(config.out)
     check_folder(out, config)
+    if steps_done(out, config) == config.steps:
+        return _results(config, experiment.actor.path)
+    print(forecast(experiment), file=sys.stderr)
     dataset = conversations(load_training_data(config.data), "messages")
+    _check_prompts(config, experiment.actor.path, dataset["messages"])
     make_folder(out)  # for the log
     from areal.infra.scheduler.exceptions import SchedulerError
 
@@ -136,7 +139,37 @@ def train(config: ArealConfig, overrides: Sequence[str] = ()) -> Path:
             trainer.close()
     if trainer.unsaved:
         raise TrainingError(f"{out}: the last steps were not saved: {trainer.unsaved}")
-    return trainer.write_heads(config.steps)
+    return _results(config, experiment.actor.path)
+
+
+def _results(config: ArealConfig, model: str) -> Path:
+    """heads.json of a run that has all its steps, and its heat map."""
+    from transformers import AutoConfig
+
+    from .results import write_results
+
+    with loading(model):
+        shape = AutoConfig.from_pretrained(model)
+    return write_results(config, shape, config.steps)
+
+
+def _check_prompts(config: ArealConfig, model: str, prompts: Iterable[list[dict[str, str]]]) -> None:
+    """Refuse a prompt that no micro-batch holds with the longest response: AReaL would end there."""
+    from transformers import AutoTokenizer
+
+    with loading(model):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    longest = max(
+        len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        for prompt in prompts
+    )
+    room = config.tokens_per_micro_batch - config.max_new_tokens
+    if longest > room:
+        raise ConfigError(
+            f"--tokens-per-micro-batch: found {config.tokens_per_micro_batch}, expected at least "
+            f"{longest + config.max_new_tokens}: the longest prompt of {config.data} has {longest} tokens, a "
+            f"response up to {config.max_new_tokens}"
+        )
 
 
 @contextmanager

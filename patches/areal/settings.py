@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rlkv.train.config import CHECKPOINTING, PRESETS, TrainConfig, require, setting
+from rlkv.train.config import CHECKPOINTING, PRESETS, RewardScope, TrainConfig, require, setting
 
 METHOD = "grpo-areal"
+LOGGERS = ("tensorboard", "wandb")
+"""Of those that ``--report-to`` may name, the ones that a run is wired to."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class ArealConfig(TrainConfig):
         3, "How often a worker starts a server anew that died; never where gates go over the network."
     )
 
+    overrides: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Anything else in AReaL's own configuration, name=value, such as actor.mb_spec.n_mbs=2.",
+            "flag": "--set",
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "max_staleness", self.max_staleness >= 0, "at least 0")
@@ -76,6 +86,28 @@ class ArealConfig(TrainConfig):
             re.fullmatch(r"sglang:d[1-9]\d*(t[1-9]\d*)?", self.rollout) is not None,
             "sglang:dN or sglang:dNtM, such as sglang:d2",
         )
+        trainers = int(self.trainer.removeprefix("fsdp:d"))
+        require(
+            self,
+            "prompts_per_step",
+            self.prompts_per_step % trainers == 0,
+            f"a multiple of {trainers}, among which {self.trainer} shares them",
+        )
+        require(
+            self,
+            "report_to",
+            set(self.report_to) <= set(LOGGERS),
+            f"some of {', '.join(LOGGERS)}",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """As that of ``rlkv train``; micro-batches count where the penalty follows their rewards."""
+        values = super().identity()
+        if self.reward_scope is RewardScope.MICRO_BATCH:
+            values["tokens_per_micro_batch"] = self.tokens_per_micro_batch
+        if not self.overrides:
+            del values["overrides"]
+        return values
 
 
 AREAL_PRESETS: dict[str, dict[str, Any]] = {

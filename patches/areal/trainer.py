@@ -22,20 +22,18 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import AutoConfig
 
 from rlkv.errors import ConfigError, HeadsFileError, TrainingError
-from rlkv.heads import heat_map, streaming_mask
 from rlkv.train.folder import (
     COMPLETE_MARK,
     checkpoint_folder,
     checkpoint_step,
     last_complete_checkpoint,
     mark_complete,
-    write_heads,
 )
 
 from .actor import GateActor
 from .config import GateExperimentConfig
-from .gates_files import GATES_FILE, read_gates_file
 from .progress import StepLine
+from .results import write_results
 from .rollout import GateRolloutEngine
 from .settings import ArealConfig
 
@@ -43,8 +41,6 @@ logger = logging.getLogger("GateTrainer")
 
 WORKER_START_LIMIT_S = 600.0
 KEPT_CHECKPOINTS = 2
-HEAT_MAP = "heads.png"
-PACKAGES = ("rlkv", "torch", "transformers", "areal", "sglang")
 
 
 class GateTrainer(PPOTrainer):
@@ -148,7 +144,7 @@ class GateTrainer(PPOTrainer):
         try:
             self.actor.save(self._checkpoint(folder))
             mark_complete(folder)
-            self.write_heads(step)
+            write_results(self.settings, self.model_config, step)
             self._remove_old()
             self.unsaved = ""
         except (OSError, SchedulerError, HeadsFileError, ConfigError) as error:
@@ -156,15 +152,6 @@ class GateTrainer(PPOTrainer):
                 shutil.rmtree(folder, ignore_errors=True)
             self.unsaved = " ".join(str(error).split())
             self.line.warn(f"{folder}: not written, trying again after the next step: {self.unsaved}")
-
-    def write_heads(self, step: int) -> Path:
-        """heads.json and heat map from the checkpoint of a step."""
-        gates = read_gates_file(checkpoint_folder(self.out, step) / GATES_FILE)
-        config = self.settings
-        path = write_heads(config, self.model_config, gates, step, config.data, PACKAGES)
-        streaming = streaming_mask(gates, config.recommended_sparsity)
-        heat_map(gates, path.with_name(HEAT_MAP), f"{config.model}, step {step}", streaming)
-        return path
 
     def _checkpoint(self, folder: Path) -> SaveLoadMeta:
         return SaveLoadMeta(

@@ -24,15 +24,17 @@ class GradedWorkflow(RLVRWorkflow):
     """AReaL's single-turn workflow on rows with ``messages`` and ``rlkv.data.dataset.GRADING_COLUMNS``.
 
     AReaL would grade in a pool of processes with a time limit for each; the grader has a process and a limit
-    of its own.
+    of its own. A response that was cut earns nothing.
     """
 
     async def _compute_rewards(
         self, resp: ModelResponse, prompt_str: str, task_data: dict[str, Any]
     ) -> float:
+        cut = resp.stop_reason == "length"
+        scope = stats_tracker.get(workflow_context.stat_scope())
+        scope.scalar(cut=float(cut), response_tokens=float(resp.output_len))
+        if cut:
+            return 0.0
         text = self.tokenizer.decode(resp.output_tokens, skip_special_tokens=True)
         grading = {name: task_data[name] for name in GRADING_COLUMNS if name in task_data}
-        value = await asyncio.to_thread(reward, text, **grading)
-        scope = stats_tracker.get(workflow_context.stat_scope())
-        scope.scalar(cut=float(resp.stop_reason == "length"), response_tokens=float(resp.output_len))
-        return value
+        return await asyncio.to_thread(reward, text, **grading)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rlkv import atomic
-from rlkv.errors import DataError
+from rlkv.errors import ConfigError, DataError
 from rlkv.heads import HeadsFile, ModelShape, Provenance, package_versions
 from rlkv.train.config import RunConfig
 
@@ -85,6 +85,21 @@ def last_complete_checkpoint(out: Path) -> Path | None:
             shutil.rmtree(folder)
     complete = [folder for folder in folders if folder.exists()]
     return complete[-1] if complete else None
+
+
+def steps_done(out: Path, config: RunConfig) -> int:
+    """Steps of the newest complete checkpoint, 0 if there is none.
+
+    Raises:
+        ConfigError: more than the run is to have: its gates cannot be those of fewer steps.
+    """
+    checkpoint = last_complete_checkpoint(out)
+    done = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    if done > config.steps:
+        raise ConfigError(
+            f"--steps: found {config.steps}, expected at least {done}, which {out} has, or another folder"
+        )
+    return done
 
 
 def mark_complete(folder: Path) -> None:

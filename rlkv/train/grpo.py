@@ -116,8 +116,13 @@ class GateTrainer(GRPOTrainer):
         clamp_after_each_step(optimizer)
         return optimizer
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(*args, **kwargs)
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        """TRL's, but a response that was cut earns nothing, whatever stands in it."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        cut = [not ids or ids[-1] not in self.eos_token_ids for ids in completion_ids_list]
+        rewards[torch.tensor(cut, device=rewards.device)] = 0.0
         self._step_rewards = rewards[:, 0]
         return rewards
 

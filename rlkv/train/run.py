@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlkv.attention.gates import attach_gates, read_gates
+from rlkv.attention.gates import attach_gates, load_gates, read_gates
 from rlkv.data import load_training_data
 from rlkv.data.dataset import conversations
 from rlkv.errors import ConfigError
@@ -31,12 +31,12 @@ from rlkv.train.folder import (
     check_folder,
     checkpoint_folder,
     claim_folder,
-    last_complete_checkpoint,
     mark_complete,
+    steps_done,
     write_heads,
 )
 from rlkv.train.forecast import DecoderShape, describe
-from rlkv.train.grpo import GateTrainer, grpo_arguments
+from rlkv.train.grpo import GATES_FILE, GateTrainer, grpo_arguments
 from rlkv.train.progress import ProgressLine
 
 PACKAGES = ("rlkv", "torch", "transformers", "trl")
@@ -50,12 +50,13 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         DataError: the run folder belongs to other settings, or the data is missing or empty.
-        ConfigError: no such model, or there are several processes or GPUs.
+        ConfigError: no such model, several processes or GPUs, or fewer steps than the folder has.
         UnsupportedError: the model's attention cannot be mixed.
     """
     out, path = Path(config.out), resolve_model(config.model)
     _check_devices()
     check_folder(out, config)
+    done = steps_done(out, config)
     dataset = conversations(load_training_data(config.data), "prompt")
     set_seed(config.seed)
     logging.disable_progress_bar()  # of loading weights: it would tear through ours
@@ -63,15 +64,17 @@ def train(config: TrainConfig) -> Path:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype)
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     attach_gates(model, config.train_window, config.init_gate)
+    writer = HeadsWriter(config, model)
+    if done == config.steps:  # transformers would take another step before it looks
+        load_gates(model, checkpoint_folder(out, done) / GATES_FILE)
+        return writer.write(done)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(describe(config, DecoderShape.of(model.config), model.dtype.itemsize, device), file=sys.stderr)
     arguments = grpo_arguments(config, out, use_cpu=not torch.cuda.is_available())
-    writer = HeadsWriter(config, model)
     trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer, ProgressLine()])
     trainer.remove_callback(PrinterCallback)
     claim_folder(out, config)  # by a run that begins: a model that cannot be loaded leaves the folder free
-    checkpoint = last_complete_checkpoint(out)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=str(checkpoint_folder(out, done)) if done else None)
     return writer.write(trainer.state.global_step)
 
 
@@ -81,6 +84,11 @@ class HeadsWriter(TrainerCallback):
     def __init__(self, config: TrainConfig, model: PreTrainedModel) -> None:
         self.config = config
         self.model = model
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        state.save_steps = self.config.save_every  # a checkpoint has that of the start before
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

@@ -67,7 +67,8 @@ def single_logprobs(groups: list[dict[str, torch.Tensor]], gates: torch.Tensor, 
 
 def main(out: Path, scope: str) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    changes = {"reward_scope": scope} if scope else {}
+    small = {"max_new_tokens": 64, "tokens_per_micro_batch": 65}
+    changes = {"reward_scope": scope, **small} if scope else {}
     config = from_recipe(
         "tiny-reasoner",
         None,
@@ -97,6 +98,7 @@ def main(out: Path, scope: str) -> None:
         actor.set_version(0)
         actor.ppo_update(actor.compute_advantages(batch))
         seen[f"penalty{step}"] = actor._penalty
+        seen[f"weights{step}"] = [float(weight) for weight in actor._weights]
         seen[f"server_gap{step}"] = max(actor._gaps)
         seen[f"gates{step}"] = read_gates(actor.model).tolist()
 

@@ -48,6 +48,14 @@ def test_penalty_follows_the_mean_reward_of_each_group(folder: Path) -> None:
     assert ran(folder, 1)["penalty0"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_penalty_follows_the_mean_reward_of_each_micro_batch(folder: Path) -> None:
+    """65 tokens hold responses of 64 | 50 and 12 | 40 and 23 | 33 and 31 | 21 and 17: means 1, ½, 1, ½, ½."""
+    seen = ran(folder, 1, "micro-batch")
+    one = BETA * math.expm1(1.0)
+    assert sorted(seen["weights0"]) == pytest.approx([0, 0, 0, one, one], rel=1e-6)
+    assert seen["penalty0"] == pytest.approx(2 / 5 * one, rel=1e-6)
+
+
 def test_gates_move_and_nothing_is_off_when_the_servers_numbers_are_the_trainers(folder: Path) -> None:
     seen = ran(folder, 1)
     assert largest_difference(seen["before"], seen["gates1"]) > 0.01

@@ -221,7 +221,7 @@ def is_training_worker(process: psutil.Process) -> bool:
 def test_gradients_that_stay_nan_end_the_run_and_change_no_gate(data: Path, tmp_path: Path) -> None:
     """Logits divided by next to nothing overflow."""
     out = tmp_path / "run"
-    with running(data, out, steps=6, more=("--set=actor.temperature=1e-39",)) as process:
+    with running(data, out, steps=6, more=("--temperature=1e-39",)) as process:
         _, err = process.communicate(timeout=1800)
         assert process.returncode == 2
         assert not workers_of(out)

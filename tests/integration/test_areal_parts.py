@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +18,15 @@ if find_spec("areal") is None:
     pytest.skip("AReaL is not installed: make areal", allow_module_level=True)
 
 import torch
+from areal.utils.functional import ppo_actor_loss_fn
+from omegaconf import OmegaConf
 from rlkv_patches.areal import gates_files
 from rlkv_patches.areal.devices import check_dtype, memory_flags
-from rlkv_patches.areal.experiment import experiment
+from rlkv_patches.areal.experiment import OWNED, experiment
 from rlkv_patches.areal.forecast import forecast, step_seconds, trainer_pass
 from rlkv_patches.areal.recipe import from_recipe
+from rlkv_patches.areal.run import _check_prompts, train
+from rlkv_patches.areal.settings import ArealConfig
 from rlkv_patches.areal.trainer import FromStep, GateTrainer
 from rlkv_patches.areal.workflow import GradedWorkflow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -104,6 +110,55 @@ def test_gates_of_a_file_come_in_layer_order(tmp_path: Path) -> None:
     assert torch.equal(gates_files.read_gates_file(tmp_path / "gates.safetensors"), read_gates(model))
 
 
+def test_options_that_settings_own_are_all_known_to_areal() -> None:
+    built = OmegaConf.structured(experiment_of({}))
+    flags = {field.name.replace("_", "-") for field in fields(ArealConfig)}
+    for name, option in OWNED.items():
+        assert OmegaConf.select(built, name, default="unknown") != "unknown", name
+        assert option in flags
+
+
+def test_rollouts_that_are_behind_weigh_in_the_loss() -> None:
+    """AReaL's loss, as the actor calls it, of one token that the newer policy likes twice as much."""
+    actor = experiment_of({"max_staleness": 1}).actor
+    now, then = torch.tensor([-1.0]), torch.tensor([-1.0 - math.log(2)])
+    gradients = []
+    for old in (now, then):
+        logprobs = now.clone().requires_grad_()
+        loss, _ = ppo_actor_loss_fn(
+            logprobs=logprobs,
+            proximal_logprobs=now,
+            old_logprobs=old,
+            advantages=torch.ones(1),
+            eps_clip=actor.eps_clip,
+            loss_mask=torch.ones(1, dtype=torch.bool),
+            rejection_sampling=actor.rejection_sampling,
+            cu_seqlens=torch.tensor([0, 1]),
+        )
+        loss.backward()
+        gradients.append(logprobs.grad.item())
+    assert gradients == pytest.approx([-1.0, -2.0])
+
+
+def test_a_prompt_that_no_micro_batch_holds_is_refused_before_a_worker_starts() -> None:
+    prompt = [{"role": "user", "content": "1 + 2 " * 40}]
+    config = from_recipe("tiny-reasoner", None, {"max_new_tokens": 200, "tokens_per_micro_batch": 240})
+    _check_prompts(config, str(MODEL), [[{"role": "user", "content": "1 + 2"}]])
+    with pytest.raises(ConfigError, match=r"--tokens-per-micro-batch: found 240, expected at least \d+"):
+        _check_prompts(config, str(MODEL), [prompt])
+
+
+def test_a_finished_run_writes_its_results_again_and_starts_nothing(tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, [])
+    trainer.save(5)
+    (tmp_path / "heads.json").unlink()
+    settings = {"data": "no such data", "out": str(tmp_path), "steps": 5, "dtype": "float32"}
+    assert train(from_recipe("tiny-reasoner", None, settings)) == tmp_path / "heads.json"
+    assert HeadsFile.read(tmp_path / "heads.json").provenance.steps == 5
+    with pytest.raises(ConfigError, match="--steps: found 4, expected at least 5"):
+        train(from_recipe("tiny-reasoner", None, settings | {"steps": 4}))
+
+
 def test_data_go_on_where_the_checkpoint_ended_and_then_from_the_beginning() -> None:
     order = FromStep(8, 6)
     assert [list(order), list(order)] == [[6, 7], list(range(8))]
@@ -113,6 +168,10 @@ def test_data_go_on_where_the_checkpoint_ended_and_then_from_the_beginning() -> 
 @pytest.mark.parametrize(("final", "expected"), [("\\boxed{7}", 1.0), ("\\boxed{8}", 0.0)])
 def test_reward_is_the_graders(final: str, expected: float) -> None:
     assert reward_of(f"so it is </think> {final}") == expected
+
+
+def test_a_response_that_was_cut_earns_nothing() -> None:
+    assert reward_of("so it is </think> \\boxed{7}. Let me also", stop_reason="length") == 0.0
 
 
 def test_an_expression_that_never_ends_earns_nothing_in_bounded_time() -> None:
@@ -125,23 +184,25 @@ def test_reward_of_a_model_without_thoughts() -> None:
     assert (reward_of("7"), reward_of("7", thinking=False), reward_of("8", thinking=False)) == (0, 1, 0)
 
 
-def reward_of(text: str, answer: str = "7", **columns: Any) -> float:
+def reward_of(text: str, answer: str = "7", stop_reason: str = "stop", **columns: Any) -> float:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     workflow = GradedWorkflow("unused", experiment_of({}).gconfig, tokenizer)
     workflow.tokenizer = SimpleNamespace(decode=lambda tokens, skip_special_tokens: text)
-    response = SimpleNamespace(output_tokens=[1], output_len=1, stop_reason="stop")
+    response = SimpleNamespace(output_tokens=[1], output_len=1, stop_reason=stop_reason)
     return asyncio.run(workflow._compute_rewards(response, "", {"answer": answer, **columns}))
 
 
 def experiment_of(changes: dict[str, Any], overrides: tuple[str, ...] = ()) -> Any:
-    config = from_recipe("tiny-reasoner", None, changes)
-    return experiment(config, str(MODEL), "float32", 0, "", overrides)
+    config = from_recipe("tiny-reasoner", None, changes | {"overrides": overrides})
+    return experiment(config, str(MODEL), "float32", 0, "")
 
 
 def test_settings_reach_areal() -> None:
     built = experiment_of({"clip": 0.3, "max_staleness": 2, "beta": 0.5, "steps": 7, "top_k": 9})
     assert (built.actor.eps_clip, built.actor.gates.beta, built.total_train_steps) == (0.3, 0.5, 7)
     assert built.actor.use_decoupled_loss
+    assert built.actor.rejection_sampling.upper == 5.0
+    assert experiment_of({}).actor.rejection_sampling is None
     assert (built.rollout.max_head_offpolicyness, built.gconfig.top_k) == (2, 9)
     assert "--rlkv-gates=ones" in built.server_flags
 
@@ -151,7 +212,8 @@ def test_anything_else_in_areals_configuration_can_be_set_and_a_typo_is_refused(
     refused = {
         "actor.nothing=2": "nothing",
         "actor": "expected name=value",
-        "actor.backend=fsdp:d2t2": "actor.backend is 'fsdp:d2t2', expected 'fsdp:d1'",
+        "actor.backend=fsdp:d2t2": "--set actor.backend=fsdp:d2t2: expected --trainer",
+        "gconfig.n_samples=8": "expected --group-size",
         "actor.enable_tree_training=true": "actor.enable_tree_training is True",
     }
     for bad, expected in refused.items():
@@ -201,7 +263,7 @@ def test_forecast_is_printed_for_trainer_and_servers() -> None:
     built = experiment_of({"trainer": "fsdp:d2", "rollout": "sglang:d2t2", "gradient_checkpointing": True})
     trainer, times, server = forecast(built, shape, "cpu").splitlines()
     memory = gib(sharded_training_bytes(shape, trainer_pass(built), 2))
-    assert trainer == f"forecast: trainer: {memory} GiB on each of 2, in a pass of 64 x 256 tokens"
+    assert trainer == f"forecast: trainer: {memory} GiB on each of 2, in a pass of 68 x 256 tokens"
     assert all(name in times for name in DEVICES)
     weights, held = (gib(nbytes) for nbytes in server_bytes(shape, 64, 256, 4, 2))
     assert server.startswith(

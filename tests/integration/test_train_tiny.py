@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,18 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlkv.attention.gates import attach_gates
+from rlkv.data import load_training_data
+from rlkv.data.dataset import conversations
 from rlkv.errors import RLKVError
 from rlkv.heads import HeadsFile
+from rlkv.models import MODELS_FOLDER
 from rlkv.tiny.problems import generate
+from rlkv.train.config import from_preset
 from rlkv.train.folder import COMPLETE_MARK
+from rlkv.train.grpo import GateTrainer, grpo_arguments
 
 STEPS = 4
 
@@ -121,6 +129,38 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 300.0) -> None:
     while not condition():
         assert time.monotonic() < end, "no checkpoint came"
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_started_again_a_finished_run_trains_no_further(
+    data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(uninterrupted, out)
+    again = run(*command(data, out))
+    assert (again.returncode, gates(out)) == (0, gates(uninterrupted))
+    assert not (out / f"checkpoint-{STEPS + 1}").exists()
+    longer = run(*command(data, out, "--steps", str(STEPS + 2), "--save-every", "2"))
+    assert longer.returncode == 0, longer.stderr
+    kept = sorted(path.name for path in out.glob("checkpoint-*"))
+    assert kept == [f"checkpoint-{STEPS}", f"checkpoint-{STEPS + 2}"]
+    fewer = run(*command(data, out))
+    assert fewer.returncode == 2
+    assert f"--steps: found {STEPS}, expected at least {STEPS + 2}" in fewer.stderr
+    assert HeadsFile.read(out / "heads.json").provenance.steps == STEPS + 2
+
+
+def test_a_response_that_was_cut_earns_nothing(data: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODELS_FOLDER / "tiny-reasoner", padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(MODELS_FOLDER / "tiny-reasoner")
+    config = from_preset("demo", data=str(data), out=str(tmp_path))
+    attach_gates(model, config.train_window)
+    arguments = grpo_arguments(config, tmp_path, use_cpu=True)
+    dataset = conversations(load_training_data(str(data)), "prompt")
+    trainer = GateTrainer(model, tokenizer, config, arguments, dataset)
+    responses = [[5, tokenizer.eos_token_id], [5, 6], []]
+    rewards = trainer._calculate_rewards([{"answer": "7"}] * 3, ["?"] * 3, ["</think> 7"] * 3, responses)
+    assert rewards[:, 0].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_a_folder_of_other_settings_is_refused_and_kept(data: Path, uninterrupted: Path) -> None:

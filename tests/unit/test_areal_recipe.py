@@ -68,6 +68,8 @@ def test_changes_win_over_the_recipe_and_the_recipe_over_the_preset(tmp_path: Pa
         ("settings: {rollout: vllm:d1}", "rollout is 'vllm:d1', expected sglang:dN"),
         ("settings: {trainer: fsdp:d2t2}", "trainer is 'fsdp:d2t2', expected fsdp:dN"),
         ("settings: {tokens_per_micro_batch: 8192}", "more than max_new_tokens = 8192"),
+        ("settings: {trainer: 'fsdp:d3'}", "prompts_per_step is 32, expected a multiple of 3"),
+        ("settings: {report_to: [trackio]}", "expected some of tensorboard, wandb"),
         ("presets: {fast: {}}", "presets: found 'fast', expected some of"),
         ("model: x", "expected preset, settings and presets"),
         ("a: [", "is not YAML"),
@@ -91,3 +93,22 @@ def test_where_it_runs_does_not_make_another_run_of_it() -> None:
     one, other = ArealConfig(), ArealConfig(rollout="sglang:d4", trainer="fsdp:d8", scheduler="ray")
     assert one.identity() == other.identity()
     assert one.identity() != ArealConfig(max_staleness=1).identity()
+
+
+def test_server_flags_and_overrides_come_after_those_of_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "settings: {server_flags: [--context-length=10240], overrides: [actor.mb_spec.n_mbs=2]}\n"
+    )
+    changes = {"server_flags": ("--page-size=16",), "overrides": ("actor.c_clip=3.0",)}
+    config = from_recipe(str(path), None, changes)
+    assert config.server_flags == ("--context-length=10240", "--page-size=16")
+    assert config.overrides == ("actor.mb_spec.n_mbs=2", "actor.c_clip=3.0")
+
+
+def test_what_changes_gates_counts_towards_the_identity() -> None:
+    assert "overrides" not in from_recipe("llama-8b-r1", None, {}).identity()
+    set_one = from_recipe("llama-8b-r1", None, {"overrides": ("actor.c_clip=3.0",)})
+    assert set_one.identity()["overrides"] == ("actor.c_clip=3.0",)
+    assert "tokens_per_micro_batch" not in from_recipe("llama-8b-r1", None, {}).identity()
+    assert from_recipe("llama-8b-r1", "code", {}).identity()["tokens_per_micro_batch"] == 17408
