@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rlkv.data.buckets import Sample
+from rlkv.data.responses import Response, ResponseGrader
 from rlkv.data.sampling import Attempts
-from rlkv.data.solver import Response, graded
 from rlkv.data.source import Problem
 from rlkv.errors import ConfigError, DataError, RLKVError
 from rlkv.models import shipped_models
@@ -26,6 +26,10 @@ RETRIES = 5
 """Tries after the first one, with pauses that double from half a second."""
 
 API_KEY = "OPENAI_API_KEY"
+
+THOUGHT_FIELDS = ("reasoning", "reasoning_content")
+"""Where servers put a thought that they split off: vLLM dropped the second name for the first in its pull
+request 33402; SGLang has the second."""
 
 
 class EndpointSolver:
@@ -50,8 +54,8 @@ class EndpointSolver:
     ) -> None:
         self.url = url
         self.max_new_tokens = max_new_tokens
-        self.thinking = thinking
         self.in_flight = in_flight
+        self._grader = ResponseGrader(thinking)
         self._openai = _import_openai()
         self._options = _client_options(url, timeout_s)
         self.model = self._served_name(model)
@@ -80,7 +84,7 @@ class EndpointSolver:
 
     def _attempts(self, answered: list[tuple[int, Problem, Response]]) -> list[tuple[int, Sample | None]]:
         numbers, problems, responses = zip(*answered, strict=True)
-        return list(zip(numbers, graded(problems, responses, self.thinking), strict=True))
+        return list(zip(numbers, self._grader.samples(problems, responses), strict=True))
 
     async def _ask(self, client: AsyncOpenAI, problem: Problem) -> Response:
         with self._one_line_errors():
@@ -166,6 +170,7 @@ def _client_options(url: str, timeout_s: float) -> dict[str, Any]:
 
 def _text(message: Any) -> str:
     """The whole response; some servers split the thought off."""
-    thought = getattr(message, "reasoning_content", None)
+    thoughts = (getattr(message, field, None) for field in THOUGHT_FIELDS)
+    thought = next((found for found in thoughts if found is not None), None)
     answer = message.content or ""
     return answer if thought is None else f"{thought}</think>{answer}"

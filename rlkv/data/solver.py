@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkv.data.buckets import Sample
+from rlkv.data.responses import Response, ResponseGrader
 from rlkv.data.sampling import Attempts
 from rlkv.data.source import Problem
 from rlkv.generation import check_chat_template
-from rlkv.grading import grade_batch
 from rlkv.loading import loading
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ class ModelSolver:
         self.model = model
         self.revision = revision
         self.max_new_tokens = max_new_tokens
-        self.thinking = thinking
         self.batch_size = batch_size
+        self._grader = ResponseGrader(thinking)
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def __call__(self, problems: Iterator[tuple[int, Problem]]) -> Attempts:
@@ -60,38 +59,7 @@ class ModelSolver:
         )
         completions = [completion for batch in batches for completion in batch]
         responses = [Response(c.text, len(c.token_ids), c.finish_reason) for c in completions]
-        return graded(problems, responses, self.thinking)
-
-
-@dataclass(frozen=True)
-class Response:
-    """What a model wrote.
-
-    Attributes:
-        text: after the prompt, a closing ``</think>`` included.
-        num_tokens: the end token included.
-        finish_reason: ``stop`` or, at the token limit, ``length``.
-    """
-
-    text: str
-    num_tokens: int
-    finish_reason: str
-
-
-def graded(problems: Sequence[Problem], responses: Sequence[Response], thinking: bool) -> list[Sample | None]:
-    """A sample for each response that ended by itself with the right answer."""
-    verdicts = grade_batch(
-        [response.text for response in responses],
-        [problem.answer for problem in problems],
-        kinds=[problem.grader for problem in problems],
-        thinking=thinking,
-    )
-    return [
-        Sample(problem.prompt, problem.answer, response.num_tokens)
-        if verdict.correct and response.finish_reason == "stop"
-        else None
-        for problem, response, verdict in zip(problems, responses, verdicts, strict=True)
-    ]
+        return self._grader.samples(problems, responses)
 
 
 def load_model(model: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

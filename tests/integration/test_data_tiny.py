@@ -87,13 +87,15 @@ def test_errors_are_one_line_and_leave_nothing(options: list[str], message: str,
 
 
 def test_model_that_solves_nothing(tmp_path: Path) -> None:
-    """A table whose answers are all wrong: the run says so, and the journal remembers what was asked."""
-    rows = [{"problem": "Every result is taken modulo 10.\n- fig = 4\nWhat is fig?", "answer": "5"}] * 2
+    """A table whose answers are all wrong: the run says so early, the journal remembers what was asked."""
+    rows = [{"problem": "Every result is taken modulo 10.\n- fig = 4\nWhat is fig?", "answer": "5"}] * 64
     source = tmp_path / "problems.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out"
     options = [MODEL, "--source", str(source), "--buckets", "1:0-60", "--instruction", "", "--out", str(out)]
-    with pytest.raises(RLKVError, match="of 2 problems asked, 0 were solved"):
-        rlkv_data(*options)
+    result = CliRunner().invoke(app, options)
+    assert isinstance(result.exception, RLKVError)
+    assert "of 64 problems asked, 0 were solved" in str(result.exception)
+    assert "warning: none of the first 64 problems was solved, 64 of them with: differs; " in result.stderr
     lines = (out / "journal.jsonl").read_text().splitlines()[1:]
-    assert list(map(json.loads, lines)) == [{"problem": n, "attempt": None} for n in range(2)]
+    assert list(map(json.loads, lines)) == [{"problem": n, "attempt": None} for n in range(64)]

@@ -19,6 +19,7 @@ import pytest
 
 from rlkv.data import Journal, Problem, Selection, collect, endpoint, parse_buckets
 from rlkv.data.endpoint import EndpointSolver
+from rlkv.data.responses import Response, ResponseGrader
 from rlkv.errors import ConfigError, DataError
 
 MODEL = "small"
@@ -159,9 +160,43 @@ def test_result_does_not_depend_on_which_answer_comes_first(start: Any, tmp_path
     assert [s.prompt for s in selection.kept[0]] == ["p0", "p1", "p2"]
 
 
-def test_a_thought_split_off_by_the_server_counts(start: Any, tmp_path: Path) -> None:
-    _, url = start(lambda number, body: (200, completion("\\boxed{0}", 5, reasoning_content="hm")))
+@pytest.mark.parametrize(
+    "thought",
+    [{"reasoning": "hm"}, {"reasoning_content": "hm"}, {"reasoning": None, "reasoning_content": "hm"}],
+)
+def test_a_thought_split_off_by_the_server_counts(thought: dict, start: Any, tmp_path: Path) -> None:
+    _, url = start(lambda number, body: (200, completion("\\boxed{0}", 5, **thought)))
     assert run(tmp_path / "j", solver(url), max_problems=1).solved == 1
+
+
+@pytest.mark.parametrize(("solved", "warnings"), [(-1, 1), (63, 0), (64, 1)])
+def test_first_problems_without_a_solution_are_pointed_out_once(
+    solved: int, warnings: int, start: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A server drops the thought, and ``</think>`` with it, of all problems but one."""
+
+    def dropped(number: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, found = right(number, body)
+        if number != solved:
+            found["choices"][0]["message"]["content"] = "7"
+        return status, found
+
+    _, url = start(dropped)
+    run(tmp_path / "j", solver(url, in_flight=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == warnings
+    for line in lines:
+        assert line.startswith("warning: none of the first 64 problems was solved, 64 of them with: no cl")
+        assert "reasoning parser" in line and "--no-thinking" in line and "--buckets" in line
+
+
+def test_responses_that_are_cut_off_are_pointed_out_as_such(capsys: pytest.CaptureFixture) -> None:
+    """Whatever is left of them; of the second batch only four belong to the first problems."""
+    grader = ResponseGrader(True)
+    cut_off, wrong = Response("\\boxed{0}", 64, "length"), Response("</think>1", 9, "stop")
+    for count, response in ((60, cut_off), (40, wrong)):
+        assert not any(grader.samples([Problem("p0", "0")] * count, [response] * count))
+    assert "solved, 60 of them with: finish reason length; look at" in capsys.readouterr().err
 
 
 def test_cut_off_and_wrong_answers_are_not_kept(start: Any, tmp_path: Path) -> None:

@@ -156,13 +156,13 @@ def test_training_data_of_another_kind(tmp_path: Path) -> None:
     from datasets import Dataset
 
     from rlkv.data import Selection, load_training_data, parse_buckets, save_training_data, table_problems
-    from rlkv.data.solver import Response, graded
+    from rlkv.data.responses import Response, ResponseGrader
 
     table = Dataset.from_list([{"problem": "Which?", "answer": "B"}])
     [problem] = table_problems(table, "problem", "answer", "", 0, LETTER)
     selection = Selection(parse_buckets("1:0-10"))
     for final in ("A", "B"):
-        [sample] = graded([problem], [Response(f"</think>{final}", 3, "stop")], True)
+        [sample] = ResponseGrader(True).samples([problem], [Response(f"</think>{final}", 3, "stop")])
         assert (sample is not None) == (final == "B")
         selection.add(sample)
     save_training_data(selection, tmp_path, 0, {}, grader=LETTER)
