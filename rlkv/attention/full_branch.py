@@ -72,8 +72,9 @@ _packings: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def packing_of(starts: Tensor) -> Packing:
     """Cut the rows of ``starts`` (int32 [B, T]) into sequences.
 
-    Reads sizes back from the device, which waits for it; all layers of a pass share one ``starts``, so the
-    answer is kept for as long as that tensor lives and is not written to.
+    Reads sizes back from the device, which waits for it; all layers of a pass share one ``starts``
+    (``SequenceLayout.starts_of_rows``), so the answer is kept for as long as that tensor lives and is not
+    written to.
     """
     version = None if starts.is_inference() else starts._version
     kept = _packings.get(starts)

@@ -76,7 +76,7 @@ class SequenceLayout:
     Attributes:
         query_length: Tq, tokens of this pass, the last ones of the row.
         key_length: Tk >= Tq, tokens of the row, those of earlier passes included.
-        starts: int32 [B, Tk], or None when every row is one sequence that begins at index 0.
+        starts: int32 [B or 1, Tk], or None when every row is one sequence that begins at index 0.
         packed_by_position: rows hold several sequences, told apart by position ids alone.
     """
 
@@ -93,8 +93,18 @@ class SequenceLayout:
         self.starts = starts
         self.device = device
         self.packed_by_position = packed_by_position
+        self._rows: torch.Tensor | None = None
         self._masks: dict[Window | None, torch.Tensor] = {}
         self._sequences: list[SequenceLayout] | None = None
+
+    def starts_of_rows(self, batch: int) -> torch.Tensor | None:
+        """``starts`` with a row for each of ``batch``: contiguous int32 [batch, Tk], or None as there.
+
+        The same tensor at every call, because ``packing_of`` keeps by tensor what it had to wait for.
+        """
+        if self.starts is not None and (self._rows is None or len(self._rows) != batch):
+            self._rows = self.starts.expand(batch, -1).contiguous()
+        return self._rows
 
     @property
     def is_plain_causal(self) -> bool:

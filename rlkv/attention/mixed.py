@@ -43,7 +43,7 @@ def mixed_attention(
         # Imported here because it needs Triton, which CPU installations lack.
         from rlkv.attention.fast import mixed_attention_fast
 
-        starts = None if layout.starts is None else layout.starts.expand(query.shape[0], -1)
+        starts = layout.starts_of_rows(query.shape[0])
         return mixed_attention_fast(query, key, value, gates, window, scaling, starts)
     sequences = layout.sequences()
     if len(sequences) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from rlkv.attention import (
     SequenceLayout,
     attach_gates,
+    fast,
+    full_branch,
     gate_parameters,
     mixed_attention,
     mixed_attention_reference,
@@ -223,3 +225,35 @@ def test_gate_gradients_of_a_model() -> None:
         expected = finite_differences(loss, gates, 1e-4)
     assert expected.abs().min() > 1e-4  # every gate matters here
     assert largest_relative_error(gradient, expected) < 1e-6
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_packed_rows_are_cut_once_for_all_layers(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut waits for the GPU. Kernels are replaced here, the way to them is the real one."""
+    cuts, calls = [], []
+    cut = full_branch._cut_into_sequences
+
+    def counted_cut(starts: Tensor) -> full_branch.Packing:
+        cuts.append(cut(starts))
+        return cuts[-1]
+
+    def stand_in(query: Tensor, *rest: Any) -> Tensor:
+        *inputs, starts = rest
+        full_branch.packing_of(starts.contiguous())  # as ``fast.run`` does
+        calls.append(starts.shape)
+        return mixed_attention_reference(query, *inputs, SequenceLayout(20, 20, starts, starts.device))
+
+    monkeypatch.setattr(full_branch, "_cut_into_sequences", counted_cut)
+    monkeypatch.setattr(fast, "mixed_attention_fast", stand_in)
+    model = small_model().train()
+    attach_gates(model, WINDOW)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    ids, positions = random_tokens(batch, 20), torch.cat([torch.arange(12), torch.arange(8)])[None]
+    expected = model(ids, position_ids=positions, use_cache=False).logits
+    assert not calls
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    found = model(ids, position_ids=positions, use_cache=False).logits
+    found.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert calls == [(batch, 20)] * 2 * NUM_LAYERS, "forward, and again in the backward pass"
+    assert [packing.cu_seqlens.tolist() for packing in cuts] == [[0, 12, 20, 32, 40][: 2 * batch + 1]]
