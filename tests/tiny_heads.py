@@ -1,4 +1,4 @@
-"""A heads file of the tiny reasoner for tests."""
+"""A heads file of a small model for tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rlkv.window import Window
 MODEL = MODELS_FOLDER / "tiny-reasoner"
 
 
-def heads_file(path: Path) -> Path:
-    """A heads file of the tiny reasoner with gates drawn once: layers differ in their head counts."""
-    shape = ModelShape.from_config(AutoConfig.from_pretrained(MODEL), model_id="tiny-reasoner")
+def heads_file(path: Path, model: Path = MODEL) -> Path:
+    """A heads file, of the tiny reasoner by default, with gates drawn once: layers differ in their counts."""
+    shape = ModelShape.from_config(AutoConfig.from_pretrained(model), model_id=model.name)
     rng = random.Random(0)
     gates = [[rng.random() for _ in range(shape.num_kv_heads)] for _ in range(shape.num_layers)]
     heads = HeadsFile(

@@ -86,11 +86,11 @@ def _read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace
     path = resolve(namespace.rlkv_heads)
     heads = HeadsFile.read(path)
     _window(namespace, heads)  # a bad size is refused before the model's config is looked for
-    refusals.check_flags(namespace, allowed=("tp_size",))
+    refusals.check_flags(namespace)
     choose_backends(namespace, backend_of(namespace.device or get_device()).replaced)
     server_args = original(cls, namespace)
     model_config = server_args.get_model_config()
-    refusals.check_model(model_config)
+    refusals.check_resolved(server_args, model_config)
     heads.check_model(model_config.hf_config, path)
     settings = _settings(namespace, heads, str(path), model_config.context_len)
     carry(server_args, settings)

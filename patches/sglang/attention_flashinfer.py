@@ -48,21 +48,18 @@ class HybridFlashInferBackend(AttentionBackend):
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__()
-        from .cuda_support import check_cuda
-        from .fail_closed import check_process, refuse_on_error
+        from .fail_closed import check_process
 
         check_process(model_runner)
-        with refuse_on_error():
-            check_cuda(model_runner)
         state().allocator = model_runner.token_to_kv_pool_allocator
         self.pool: HybridHeadPool = model_runner.token_to_kv_pool
+        # Where models look for the pools.
+        self.token_to_kv_pool, self.req_to_token_pool = self.pool, model_runner.req_to_token_pool
         self.window: Window = self.pool.settings.window
         self.req_to_token = model_runner.req_to_token_pool.req_to_token
         full, streaming = self.pool.full_kv_pool, self.pool.swa_kv_pool
-        kv_heads = len(full.heads[0]) + len(streaming.heads[0])
         group = model_runner.model_config.num_attention_heads // model_runner.model_config.num_key_value_heads
         self.layers = [LayerHeads.of(i, full, streaming, group) for i in range(len(full.heads))]
-        self.query_heads = kv_heads * group
         head_dim = self.layers[0].head_dim
         max_batch = get_cuda_graph_max_batch_size(
             model_runner.server_args, model_runner.req_to_token_pool.size

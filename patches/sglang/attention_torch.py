@@ -29,6 +29,8 @@ class HybridTorchBackend(AttentionBackend):
         check_process(model_runner)
         state().allocator = model_runner.token_to_kv_pool_allocator
         self.pool: HybridHeadPool = model_runner.token_to_kv_pool
+        # Where models look for the pools.
+        self.token_to_kv_pool, self.req_to_token_pool = self.pool, model_runner.req_to_token_pool
         self.window: Window = self.pool.settings.window
         self.req_to_token = model_runner.req_to_token_pool.req_to_token
         self.window_write_slots: torch.Tensor | None = None

@@ -12,15 +12,21 @@ HEAD_DIMS = (64, 128, 256)
 """Channels of a head for which FlashInfer has kernels."""
 
 
-def check_cuda(model_runner: Any, flag: str = "--rlkv-heads") -> None:
+def check_cuda(config: Any, server_args: Any, flag: str = "--rlkv-heads") -> None:
     """Refuse shapes and options that the kernels do not cover.
+
+    Args:
+        config: SGLang's ``ModelConfig``.
+        server_args: SGLang's ``ServerArgs``, resolved.
+        flag: the one of ours that they are refused beside.
 
     Raises:
         UnsupportedError: one line with what was found and what was expected.
     """
-    config, server_args = model_runner.model_config, model_runner.server_args
-    if model_runner.dtype not in (torch.bfloat16, torch.float16):
-        raise UnsupportedError(f"--dtype: found {model_runner.dtype} on CUDA, expected bfloat16 or float16")
+    if config.dtype not in (torch.bfloat16, torch.float16):
+        raise UnsupportedError(
+            f"--dtype: found {config.dtype} with {flag} on CUDA, expected bfloat16 or float16"
+        )
     if config.head_dim not in HEAD_DIMS:
         raise UnsupportedError(
             f"{config.model_path}: heads have {config.head_dim} channels, expected one of {HEAD_DIMS} on CUDA"
@@ -35,5 +41,3 @@ def check_cuda(model_runner: Any, flag: str = "--rlkv-heads") -> None:
             f"--cuda-graph-backend-prefill: found {graphs.prefill.backend!r}, expected 'breakable' or "
             "'disabled'"
         )
-    if server_args.enable_deterministic_inference:
-        raise UnsupportedError(f"--enable-deterministic-inference: found it with {flag}, expected it off")

@@ -18,7 +18,7 @@ from rlkv.errors import UnsupportedError
 from .state import state
 
 ATTRIBUTE = "_rlkv_order"
-"""Attribute of a model whose weights are reordered as they are loaded."""
+"""Attribute of a model whose weights are in the order of their ranks."""
 
 PARAMETER = re.compile(r"layers\.(\d+)\.self_attn\.(\w+)\.(.+)$")
 
@@ -64,8 +64,14 @@ def reorder(name: str, tensor: torch.Tensor, order: Sequence[Sequence[int]], hea
     )
 
 
-def reorder_on_load(model: Any, model_config: Any, *rest: Any, **options: Any) -> Any:
-    """Have a model reorder what it loads, now and in updates (after ``loader._initialize_model``)."""
+def reorder_on_load(model: Any, model_config: Any, load_config: Any, *rest: Any, **options: Any) -> Any:
+    """Have a model reorder what it loads, now and in updates (after ``loader._initialize_model``).
+
+    It is marked once it has loaded all of its attention, or at once where there is nothing to load: weights
+    that come to it by another way are in another order, and the server does not start.
+    """
+    from sglang.srt.configs.load_config import LoadFormat
+
     settings = state().settings
     if settings.ranks == 1:
         return model
@@ -81,13 +87,18 @@ def reorder_on_load(model: Any, model_config: Any, *rest: Any, **options: Any) -
 
     def load_weights(weights: Iterable[tuple[str, torch.Tensor]], *args: Any, **kwargs: Any) -> Any:
         result = load(reordered(weights), *args, **kwargs)
-        missing = _missing(seen, len(order))
-        if missing:
-            raise UnsupportedError(f"weights: found no {missing}, expected plain projections in every layer")
+        if not hasattr(model, ATTRIBUTE):  # an update may bring its weights in several parts
+            missing = _missing(seen, len(order))
+            if missing:
+                raise UnsupportedError(
+                    f"weights: found no {missing}, expected plain projections in every layer"
+                )
+            setattr(model, ATTRIBUTE, order)
         return result
 
     model.load_weights = load_weights
-    setattr(model, ATTRIBUTE, order)
+    if load_config.load_format == LoadFormat.DUMMY:
+        setattr(model, ATTRIBUTE, order)
     return model
 
 

@@ -155,6 +155,12 @@ class SinkWindowComponent(SWAComponent):
                 self._tombstone(node, tracker, device_frees, host_frees)
         return None
 
+    def evict_component(self, *args: Any, **options: Any) -> tuple[int, int]:
+        """SGLang's, counted: of a node's window, and of a leaf that goes as a whole."""
+        freed, on_host = super().evict_component(*args, **options)
+        state().freed_tokens += freed
+        return freed, on_host
+
     def _oldest_leaf(self) -> Any:
         """A leaf to remove when no window is left: it makes way to the sinks above it."""
         leaves = self.tree_core.evictable_device_leaves
@@ -163,10 +169,7 @@ class SinkWindowComponent(SWAComponent):
     def _tombstone(self, node: Any, tracker: dict, device_frees: dict, host_frees: dict) -> None:
         frees = {"device_frees": device_frees, "host_frees": host_frees}
         tree = self.tree_core
-        freed, _ = tree._evict_component_and_detach_lru(
-            node, self, target=EvictLayer.DEVICE, tracker=tracker, **frees
-        )
-        state().freed_tokens += freed
+        tree._evict_component_and_detach_lru(node, self, target=EvictLayer.DEVICE, tracker=tracker, **frees)
         tree._cascade_evict(node, self, tracker, **frees)
 
     # Small change.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from rlkv.errors import UnsupportedError
 
 ONE_ONLY = {
-    "tp_size": "tensor parallelism",
     "pp_size": "pipeline parallelism",
     "dp_size": "data parallelism",
     "dcp_size": "decode context parallelism",
     "attn_cp_size": "attention context parallelism",
 }
-"""Flags that count ranks; with more than one, ranks would have to agree on pools of different head counts."""
+"""Flags that count ranks other than tensor-parallel ones."""
 
 REORDERED_FORMATS = ("auto", "safetensors", "pt", "dummy")
 """Formats of weights whose heads can be put into the order of their ranks."""
+
+SWA_RATIO = 0.8
+"""SGLang's default of the flag by which it splits memory between pools."""
 
 OFF = {
     "speculative_algorithm": "speculative decoding",
@@ -39,20 +40,33 @@ OFF = {
     "enable_torch_compile": "torch.compile",
     "dllm_algorithm": "diffusion language models",
     "is_embedding": "embedding models",
+    "enable_mis": "multi-item scoring",
+    "enable_deterministic_inference": "deterministic inference",
     "cpu_offload_gb": "CPU offload",
 }
 """Flags of features whose code reads or moves a KV pool by its own rules."""
 
 
-def check_flags(
-    namespace: argparse.Namespace, flag: str = "--rlkv-heads", allowed: tuple[str, ...] = ()
-) -> None:
-    """Refuse flags that name an unsupported feature, before SGLang acts on them.
+def check_resolved(server_args: Any, model_config: Any, flag: str = "--rlkv-heads") -> None:
+    """Refuse what SGLang made of the flags, the model, and what no kernel covers, before weights load.
+
+    Raises:
+        UnsupportedError: one line with what was found and what was expected.
+    """
+    from .cuda_support import check_cuda
+
+    check_model(model_config, flag)
+    check_flags(server_args, flag)  # some flags, and some models, turn on others
+    if server_args.device == "cuda":
+        check_cuda(model_config, server_args, flag)
+
+
+def check_flags(namespace: Any, flag: str = "--rlkv-heads") -> None:
+    """Refuse flags that name an unsupported feature.
 
     Args:
-        namespace: all flags.
+        namespace: all flags, as parsed or as SGLang resolved them.
         flag: the one of ours that they are refused beside.
-        allowed: names of ``ONE_ONLY`` that may count more than one rank all the same.
 
     Raises:
         UnsupportedError: one line with the flag and what was found.
@@ -60,13 +74,13 @@ def check_flags(
     from sglang.srt.environ import envs
 
     for name, feature in ONE_ONLY.items():
-        if name not in allowed and getattr(namespace, name, 1) not in (None, 1):
+        if getattr(namespace, name, 1) not in (None, 1):
             _refuse(name, getattr(namespace, name), f"1: {feature} is not supported", flag)
     for name, feature in OFF.items():
         if getattr(namespace, name, None):
             _refuse(name, getattr(namespace, name), f"it off: {feature} is not supported", flag)
-    if getattr(namespace, "tp_size", 1) > 1 and flag == "--rlkv-heads":
-        _check_load_format(namespace.load_format)
+    if flag == "--rlkv-heads":
+        _check_pools_and_order(namespace)
     if getattr(namespace, "tokenizer_worker_num", 1) > 1 and flag == "--rlkv-gates":
         # They load no plugin, and each would tag responses with a version of its own.
         _refuse(
@@ -90,13 +104,23 @@ def check_flags(
         )
 
 
-def _check_load_format(found: str) -> None:
-    """Weights are reordered as the model loads them; formats that go past it are refused."""
-    if found not in REORDERED_FORMATS:
-        expected = " or ".join(REORDERED_FORMATS)
-        raise UnsupportedError(
-            f"--load-format: found {found!r} with --rlkv-heads on several ranks, expected {expected}"
+def _check_pools_and_order(namespace: Any) -> None:
+    """Refuse SGLang's own ways to share memory between pools, and to load weights past the model."""
+    if namespace.disable_hybrid_swa_memory:
+        _refuse("disable_hybrid_swa_memory", True, "it off: full and streaming heads have a pool each")
+    if namespace.swa_full_tokens_ratio not in (None, SWA_RATIO):
+        _refuse(
+            "swa_full_tokens_ratio",
+            namespace.swa_full_tokens_ratio,
+            f"{SWA_RATIO}, its default: --rlkv-request-tokens splits memory between the pools",
         )
+    if namespace.tp_size == 1:
+        return
+    ways = {"load_format": REORDERED_FORMATS, "weight_cache_mode": ("off",)}
+    for name, expected in ways.items():
+        found = getattr(namespace, name)
+        if found not in expected:
+            _refuse(name, found, f"{' or '.join(expected)} on several ranks, whose heads have an order")
 
 
 def check_model(model_config: Any, flag: str = "--rlkv-heads") -> None:
@@ -117,6 +141,8 @@ def check_model(model_config: Any, flag: str = "--rlkv-heads") -> None:
     found = _other_attention(model_config)
     if found:
         raise UnsupportedError(f"{flag}: {name} has {found}, expected full attention in every layer")
+    if not model_config.is_generation:
+        raise UnsupportedError(f"{flag}: {name} generates no text, expected a model that does")
     if model_config.is_multimodal:
         raise UnsupportedError(f"{flag}: {name} is multimodal, expected a text model")
     if model_config.head_dim != model_config.v_head_dim:

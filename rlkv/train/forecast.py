@@ -50,7 +50,7 @@ six passes; rotary embedding, activation times up, and the residual sum stay in 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes of a decoder with gated MLPs (Llama, Qwen2, Qwen3).
+    """Sizes of a decoder with gated MLPs (Llama, Qwen2, Qwen3), or experts of that kind (Qwen3-MoE).
 
     Attributes:
         layers, hidden, intermediate, vocab: of the decoder.
@@ -58,6 +58,7 @@ class DecoderShape:
         tied: the language head is the embedding.
         qkv_bias: query, key and value projections have biases.
         qk_norm: queries and keys are normalised head by head.
+        experts: MLPs of a layer, of which ``active`` serve a token; 1 without a mixture of experts.
     """
 
     layers: int
@@ -70,22 +71,28 @@ class DecoderShape:
     tied: bool
     qkv_bias: bool
     qk_norm: bool
+    experts: int = 1
+    active: int = 1
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> DecoderShape:
         """From a transformers config."""
         heads = config.num_attention_heads
+        experts = getattr(config, "num_experts", None) or 1
+        width = config.intermediate_size if experts == 1 else config.moe_intermediate_size
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
+            intermediate=width,
             vocab=config.vocab_size,
             heads=heads,
             kv_heads=config.num_key_value_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             tied=bool(config.tie_word_embeddings),
             qkv_bias=config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False)),
-            qk_norm=config.model_type == "qwen3",
+            qk_norm=config.model_type in ("qwen3", "qwen3_moe"),
+            experts=experts,
+            active=1 if experts == 1 else config.num_experts_per_tok,
         )
 
     @property
@@ -98,9 +105,18 @@ class DecoderShape:
 
     @property
     def matrix_parameters(self) -> int:
-        """Of the matrix products of all layers."""
+        """Of the matrices of all layers."""
+        return self._matrices(self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Of the matrices of all layers that a token is multiplied with."""
+        return self._matrices(self.active)
+
+    def _matrices(self, experts: int) -> int:
         attention = self.hidden * (2 * self.query_width + 2 * self.kv_width)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        return self.layers * (attention + router + experts * 3 * self.hidden * self.intermediate)
 
     @property
     def parameters(self) -> int:
@@ -144,7 +160,7 @@ def checkpoint_bytes(shape: DecoderShape, work: Pass) -> int:
 
 def mlp_bytes(shape: DecoderShape, work: Pass) -> int:
     """What the MLP of one layer keeps: gate, its activation, and up. Frozen products keep no input."""
-    return 3 * work.total_tokens * shape.intermediate * work.element_bytes
+    return 3 * work.total_tokens * shape.active * shape.intermediate * work.element_bytes
 
 
 def norm_bytes(shape: DecoderShape, work: Pass) -> int:
@@ -259,7 +275,7 @@ def _work(
     movements: float,
 ) -> Work:
     """Work of a pass in which each part is done as often as said, in forward passes."""
-    products = matrices * shape.matrix_parameters + heads * shape.hidden * shape.vocab
+    products = matrices * shape.active_parameters + heads * shape.hidden * shape.vocab
     seen = (work.tokens + 1) / 2 + min(window.size, (work.tokens + 1) / 2)
     pairs = work.total_tokens * seen * shape.layers
     return Work(
@@ -276,7 +292,7 @@ def _layer_traffic(shape: DecoderShape) -> int:
     return (
         NORM_TRAFFIC * normed
         + ROTARY_TRAFFIC * rotated
-        + MLP_TRAFFIC * shape.intermediate
+        + MLP_TRAFFIC * shape.active * shape.intermediate
         + RESIDUAL_TRAFFIC * 2 * shape.hidden
     )
 

@@ -42,12 +42,18 @@ for flags in sys.stdin.read().splitlines():
 
 
 class Server(launch.Server):
-    """``rlkv serve`` of the tiny reasoner, with what tests ask of it."""
+    """``rlkv serve`` of a small model, the tiny reasoner by default, with what tests ask of it."""
 
-    def __init__(self, flags: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        flags: list[str],
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        model: Path = MODEL,
+    ) -> None:
         quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
         with tempfile.NamedTemporaryFile(dir=folder, prefix="server-", suffix=".log", delete=False) as log:
-            super().__init__(str(MODEL), flags, Path(log.name), quiet)
+            super().__init__(str(model), flags, Path(log.name), quiet)
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as reply:
@@ -92,15 +98,20 @@ class Server(launch.Server):
 
 
 @cache
-def _reference_model() -> Any:
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+def _reference_model(path: Path) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     use_hybrid_cache(model)
     return model
 
 
 @torch.inference_mode()
 def first_wrong(
-    heads: Path, sparsity: float, window: Window, prompt: list[int], output: list[int]
+    heads: Path,
+    sparsity: float,
+    window: Window,
+    prompt: list[int],
+    output: list[int],
+    model: Path = MODEL,
 ) -> int | None:
     """Index of the first token that greedy decoding of the transformers reference would not have written.
 
@@ -109,7 +120,7 @@ def first_wrong(
     mask = streaming_mask(HeadsFile.read(heads).gates, sparsity)
     ids = torch.tensor([prompt + output[:-1]])
     cache = HybridCache(mask, window)
-    logits = _reference_model()(input_ids=ids, past_key_values=cache, use_cache=True).logits
+    logits = _reference_model(model)(input_ids=ids, past_key_values=cache, use_cache=True).logits
     best = logits[0, len(prompt) - 1 :].argmax(-1).tolist()
     return next((i for i, (a, b) in enumerate(zip(best, output, strict=True)) if a != b), None)
 

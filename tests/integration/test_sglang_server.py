@@ -16,7 +16,7 @@ from rlkv_eval.throughput.run import cache_in_use
 from rlkv_patches.sglang.serve import cpu_environment
 from sglang_server import INSTALLED, MODEL, RUN_PARSER, Server
 from tiny_heads import heads_file
-from transformers import DeepseekV2Config, Gemma2Config, MistralConfig
+from transformers import DeepseekV2Config, Gemma2Config, LlamaConfig, MistralConfig
 from typer.testing import CliRunner
 
 from rlkv.cli.main import app
@@ -131,6 +131,11 @@ REFUSED = {
     "--cpu-offload-gb 1": "--cpu-offload-gb: found 1",
     "--enable-torch-compile": "--enable-torch-compile: found True",
     "--is-embedding": "--is-embedding: found True",
+    "--enable-mis": "--enable-mis: found True",
+    "--enable-deterministic-inference": "--enable-deterministic-inference: found True",
+    "--swa-full-tokens-ratio 0.5": "--swa-full-tokens-ratio: found 0.5",
+    "--disable-hybrid-swa-memory": "--disable-hybrid-swa-memory: found True",
+    "--tp 2 --weight-cache-mode client": "--weight-cache-mode: found 'client'",
     "--disaggregation-mode decode": "--disaggregation-mode: found 'decode'",
     "--speculative-algorithm EAGLE": "--speculative-algorithm: found 'EAGLE'",
     "--kv-cache-dtype fp8_e5m2": "--kv-cache-dtype: found 'fp8_e5m2'",
@@ -150,12 +155,14 @@ def other_models(folder: Path) -> dict[str, str]:
         "mla": DeepseekV2Config(architectures=["DeepseekV2ForCausalLM"], **common),
         "gemma": Gemma2Config(architectures=["Gemma2ForCausalLM"], num_key_value_heads=2, **common),
         "mistral": MistralConfig(architectures=["MistralForCausalLM"], sliding_window=64, **common),
+        "classifier": LlamaConfig(architectures=["LlamaForSequenceClassification"], **common),
     }
     for name, config in configs.items():
         config.save_pretrained(folder / name)
     said = {
         "mla": "has latent attention (MLA), expected KV heads",
         "gemma": "has layers of type sliding_attention, expected full attention in every layer",
+        "classifier": "generates no text, expected a model that does",
         "mistral": "has a sliding window (sliding_window is 64), expected full attention in every layer",
     }
     return {f"--model-path {folder / name}": words for name, words in said.items()}
@@ -186,6 +193,43 @@ def test_what_is_not_served_is_refused_in_one_line(heads: Path, tmp_path: Path) 
     assert done.stderr.splitlines().count("status 2") == len(refused)
     for expected, found in zip(refused.values(), errors, strict=True):
         assert expected in found
+
+
+ODD_LAYERS = """
+import torch
+from rlkv.errors import UnsupportedError
+from rlkv_patches.sglang.attention_layers import check_layers
+from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+
+def model(**odd):
+    return torch.nn.ModuleList([RadixAttention(4, 32, 1.0, 2, layer_id=i, **odd) for i in range(2)])
+
+print(check_layers(model(), 2))
+odd = [{"logit_cap": 30.0}, {"attn_type": AttentionType.ENCODER_ONLY}, {"is_cross_attention": True}]
+for options, layers in [*((one, 2) for one in odd), ({"sliding_window_size": 64}, 2), ({}, 3)]:
+    try:
+        check_layers(model(**options), layers)
+    except UnsupportedError as error:
+        print(error)
+"""
+
+
+def test_layers_that_are_not_plain_attention_are_refused_whatever_the_config_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ODD_LAYERS],
+        env={**os.environ, **cpu_environment(os.environ)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "{0: '0', 1: '1'}",
+        "ModuleList: 0 caps its logits, expected plain causal attention in every layer",
+        "ModuleList: 0 is encoder_only, expected plain causal attention in every layer",
+        "ModuleList: 0 attends to another sequence, expected plain causal attention in every layer",
+        "ModuleList: 0 has a window, expected plain causal attention in every layer",
+        "ModuleList: found 2 attention layers, expected one in each of 3 layers",
+    ]
 
 
 LAUNCH_BROKEN = """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_models import FAMILIES, random_tokens, small_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen3Config
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 from rlkv.attention import attach_gates
 from rlkv.train.config import from_preset
@@ -63,6 +63,23 @@ def storages(model: torch.nn.Module) -> set[int]:
 def test_weights_are_counted_to_the_byte(family: str, tied: bool) -> None:
     model = small_model(family, tie_word_embeddings=tied)
     assert weight_bytes(DecoderShape.of(model.config), 4) == sum(p.nbytes for p in model.parameters())
+
+
+def test_experts_are_held_whole_and_used_in_part() -> None:
+    config = Qwen3MoeConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=50,
+        num_experts=6,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    )
+    shape = DecoderShape.of(config)
+    assert shape.parameters == sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    assert shape.matrix_parameters - shape.active_parameters == 2 * 4 * 3 * 32 * 16
 
 
 def test_checkpoints_are_the_inputs_of_the_layers() -> None:

@@ -45,12 +45,12 @@ def read(original: Callable[..., Any], cls: type, namespace: argparse.Namespace)
     window = Window(
         default.sink_size if sink is None else sink, default.recent_size if recent is None else recent
     )
-    refusals.check_flags(namespace, FLAG, allowed=("tp_size",))
+    refusals.check_flags(namespace, FLAG)
     replaced = backend_of(namespace.device or get_device(), BACKENDS, FLAG).replaced
     choose_backends(namespace, replaced, FLAG)
     server_args = original(cls, namespace)
     model_config = server_args.get_model_config()
-    refusals.check_model(model_config, FLAG)
+    refusals.check_resolved(server_args, model_config, FLAG)
     if heads is not None and path is not None:
         heads.check_model(model_config.hf_config, path)
         settings = MixedSettings(str(path), heads.gates, window)

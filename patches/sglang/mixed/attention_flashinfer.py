@@ -11,19 +11,14 @@ from typing import Any
 import torch
 from sglang.srt.layers.attention.flashinfer_backend import FlashInferAttnBackend
 
-from ..cuda_support import check_cuda
-from ..fail_closed import refuse_on_error
 from .kernels import mix_decode, mix_extend
 from .process import prepare
-from .settings import FLAG
 
 
 class MixedFlashInferBackend(FlashInferAttnBackend):
     """Full attention of all heads by the base class, mixed with the streaming part."""
 
     def __init__(self, model_runner: Any) -> None:
-        with refuse_on_error(FLAG):
-            check_cuda(model_runner, FLAG)
         super().__init__(model_runner)
         self.window, self.gates = prepare(model_runner)
         self.req_to_token = model_runner.req_to_token_pool.req_to_token

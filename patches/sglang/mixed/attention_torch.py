@@ -21,6 +21,8 @@ class MixedTorchBackend(AttentionBackend):
         super().__init__()
         self.window, self.gates = prepare(model_runner)
         self.pool = model_runner.token_to_kv_pool
+        # Where models look for the pools.
+        self.token_to_kv_pool, self.req_to_token_pool = self.pool, model_runner.req_to_token_pool
         self.req_to_token = model_runner.req_to_token_pool.req_to_token
         self.layouts: list[SequenceLayout] = []
 

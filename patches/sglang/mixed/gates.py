@@ -10,6 +10,7 @@ from torch import nn
 
 from rlkv.errors import DataError, UnsupportedError
 
+from ..attention_layers import check_layers
 from .settings import MixedSettings
 
 ATTRIBUTE = "rlkv_gates"
@@ -126,17 +127,15 @@ def attach(model: Any, settings: MixedSettings, tp_rank: int, tp_size: int, vers
         version: of these gates.
 
     Raises:
-        UnsupportedError: the model's attention is not one ``RadixAttention`` in each ``self_attn``.
+        UnsupportedError: the model's attention is not one plain ``RadixAttention`` in each ``self_attn``.
     """
-    from sglang.srt.layers.radix_attention import RadixAttention
-
-    layers = {m.layer_id: name for name, m in model.named_modules() if isinstance(m, RadixAttention)}
+    layers = check_layers(model, len(settings.gates))
     expected = {layer: f"model.layers.{layer}.self_attn.attn" for layer in range(len(settings.gates))}
     if layers != expected:
         found = ", ".join(list(layers.values())[:1]) or "none"
         raise UnsupportedError(
-            f"{type(model).__name__}: found {len(layers)} attention layers ({found}), expected "
-            f"{len(expected)} named model.layers.N.self_attn.attn"
+            f"{type(model).__name__}: found attention layers such as {found}, expected them to be "
+            "model.layers.N.self_attn.attn"
         )
     device = next(model.parameters()).device
     shard = Shard.of(len(settings.gates[0]), tp_rank, tp_size)

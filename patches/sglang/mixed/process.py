@@ -9,7 +9,7 @@ import torch
 from rlkv.window import Window
 
 from ..carry import settings_of
-from ..fail_closed import refuse_on_error, refuse_to_serve
+from ..fail_closed import check_cache_dtype, refuse_on_error, refuse_to_serve
 from . import gates
 from .settings import FLAG, MixedSettings
 
@@ -32,6 +32,7 @@ def prepare(model_runner: Any) -> tuple[Window, list[torch.Tensor]]:
         refuse_to_serve("a scheduler process has no gates", flag=FLAG)
     if type(pool) is not MHATokenToKVPool:
         refuse_to_serve(f"the KV pool is {type(pool).__name__}, expected MHATokenToKVPool", flag=FLAG)
+    check_cache_dtype(model_runner, FLAG)
     rank, size = get_parallel().attn_tp_rank, get_parallel().attn_tp_size
     with refuse_on_error(FLAG):
         gates.attach(model_runner.model, settings, rank, size, model_runner.server_args.weight_version)
