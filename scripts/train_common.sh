@@ -6,9 +6,6 @@
 # and calls find_heads. Of --help and --dry-run the trainer's own is shown, and nothing else happens.
 # shellcheck shell=bash
 
-# Ends as the trainer does with bad options, before data are made: that may take hours.
-check() { train "$@" --dry-run; }
-
 # find_heads DEFAULT_FOLDER [FOLDER] [OPTION...]
 find_heads() {
   local out=$1 data=${DATA:-} dry_run="" previous="" word said
@@ -33,7 +30,8 @@ find_heads() {
     echo "error: $data: no such file or folder, expected training data of rlkv data" >&2
     return 2
   fi
-  said=$(check "${options[@]}" 2>&1 >/dev/null) || { local status=$?; echo "$said" >&2; return $status; }
+  # Ends as the trainer does with bad settings, before data are made: that may take hours.
+  said=$(train "${options[@]}" --dry-run 2>&1 >/dev/null) || { local status=$?; echo "$said" >&2; return $status; }
   if [[ ! $data && ! -e $out/data/state.json ]]; then make_data --out "$out/data"; fi
   train "${options[@]}"
 }

@@ -38,6 +38,12 @@ def train(
     preset: Annotated[
         str, typer.Option(help=f"Settings to start from ({LISTED}); options below change them.")
     ] = "paper",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the settings without weights or data, say what grpo will need, and stop."
+        ),
+    ] = False,
     **options: Any,
 ) -> None:
     """Train one gate per KV head and write heads.json.
@@ -60,12 +66,21 @@ def train(
     `rlkv train --method duo --preset tiny --out runs/tiny-duo`
     """
     if method is Method.DUO:
-        duo_config = duo.from_preset(preset, **given(options))
-        from rlkv.train.duo.run import train as run_duo
+        _run_duo(duo.from_preset(preset, **given(options)), dry_run)
+    else:
+        _run_grpo(grpo.from_preset(preset, **given(options)), dry_run)
 
-        typer.echo(f"wrote {run_duo(duo_config)}")
-        return
-    grpo_config = grpo.from_preset(preset, **given(options))
-    from rlkv.train.run import train as run_grpo
 
-    typer.echo(f"wrote {run_grpo(grpo_config)}")
+def _run_duo(config: duo.DuoConfig, dry_run: bool) -> None:
+    from rlkv.train.duo.run import check, train
+
+    if dry_run:
+        check(config)
+    else:
+        typer.echo(f"wrote {train(config)}")
+
+
+def _run_grpo(config: grpo.TrainConfig, dry_run: bool) -> None:
+    from rlkv.train.run import check, train
+
+    typer.echo(check(config) if dry_run else f"wrote {train(config)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -42,6 +43,22 @@ from rlkv.train.progress import ProgressLine
 PACKAGES = ("rlkv", "torch", "transformers", "trl")
 
 
+def check(config: TrainConfig) -> str:
+    """Validate a run without weights or data, and say what it will need.
+
+    Raises:
+        DataError: the run folder belongs to other settings.
+        ConfigError: no such model, several processes or GPUs.
+    """
+    _check_devices()
+    check_folder(Path(config.out), config)
+    path = resolve_model(config.model)
+    with loading(config.model):
+        model = AutoConfig.from_pretrained(path)
+    dtype = model.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    return describe(config, DecoderShape.of(model), dtype.itemsize, _device())
+
+
 def train(config: TrainConfig) -> Path:
     """Train the gates, or go on where an earlier start with the same settings stopped.
 
@@ -68,8 +85,8 @@ def train(config: TrainConfig) -> Path:
     if done == config.steps:  # transformers would take another step before it looks
         load_gates(model, checkpoint_folder(out, done) / GATES_FILE)
         return writer.write(done)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    print(describe(config, DecoderShape.of(model.config), model.dtype.itemsize, device), file=sys.stderr)
+    shape, element_bytes = DecoderShape.of(model.config), model.dtype.itemsize
+    print(describe(config, shape, element_bytes, _device()), file=sys.stderr)
     arguments = grpo_arguments(config, out, use_cpu=not torch.cuda.is_available())
     trainer = GateTrainer(model, tokenizer, config, arguments, dataset, callbacks=[writer, ProgressLine()])
     trainer.remove_callback(PrinterCallback)
@@ -100,6 +117,10 @@ class HeadsWriter(TrainerCallback):
         """heads.json with the gates as they are now."""
         config = self.config
         return write_heads(config, self.model.config, read_gates(self.model), step, config.data, PACKAGES)
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _check_devices() -> None:

@@ -152,7 +152,7 @@ def test_scripts_may_lie_in_a_folder_with_a_space(place: Workplace) -> None:
 def test_the_tiny_reasoner_in_this_process(place: Workplace) -> None:
     train = ["train", "--preset", "tiny", "--data", "my run/data", "--out", "my run", "--steps", "3"]
     found = place.run("tiny-reasoner-gates", "my run", "--steps", "3")
-    assert [found.calls[0], found.calls[2]] == [[*train, "--help"], train]
+    assert [found.calls[0], found.calls[2]] == [[*train, "--dry-run"], train]
     assert found.calls[1][:2] == ["data", "tiny-reasoner"] and found.calls[1][-2:] == ["--out", "my run/data"]
     [call] = place.run("tiny-reasoner-gates", "--dry-run").calls
     assert call[-3:] == ["--out", "runs/tiny-reasoner-gates", "--dry-run"]
@@ -173,7 +173,15 @@ def test_an_unknown_engine_is_refused(place: Workplace) -> None:
     assert found.err == "error: ENGINE is 'ray', expected in-process or areal\n"
 
 
-def test_unknown_options_are_refused_before_help() -> None:
+@pytest.mark.parametrize(
+    "words", [["--preset", "demo"], ["--method", "duo", "--preset", "tiny"]], ids=" ".join
+)
+def test_a_dry_run_checks_and_makes_nothing(words: list[str], tmp_path: Path) -> None:
     """What the check of the tiny reasoner's script rests on."""
-    result = CliRunner().invoke(app, ["--preset", "tiny", "--prest", "code", "--help"])
-    assert result.exit_code == 2 and "No such option: --prest" in result.stderr
+    out = tmp_path / "run"
+    result = CliRunner().invoke(app, [*words, "--out", str(out), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert ("GiB in a training pass" in result.output) == ("duo" not in words)
+    assert not out.exists()
+    bad = CliRunner().invoke(app, [*words, "--out", str(out), "--dry-run", "--learning-rate", "0"])
+    assert bad.exit_code != 0

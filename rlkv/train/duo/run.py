@@ -35,6 +35,19 @@ PACKAGES = ("rlkv", "torch", "transformers", "deepspeed")
 FULL = "sdpa"
 
 
+def check(config: DuoConfig) -> None:
+    """Validate a run without weights.
+
+    Raises:
+        DataError: the run folder belongs to other settings, or the filler cannot be read.
+        ConfigError: no such model, or the settings do not fit it.
+    """
+    check_folder(Path(config.out), config)
+    path = resolve_model(config.model)
+    with loading(config.model):
+        contexts_of(config, AutoTokenizer.from_pretrained(path))
+
+
 def train(config: DuoConfig) -> Path:
     """Find the gates by distillation, or go on where an earlier start with the same settings stopped.
 
