@@ -61,6 +61,8 @@ def run(
     settings |= given({**options, "out": out, "heads": _named_files(heads) if heads else None})
     if "out" not in settings:
         raise ConfigError("out: not given, expected a run folder (--out FOLDER)")
+    if settings.get("budgets") and settings.get("sparsities"):
+        raise ConfigError("sparsities: given with budgets, which stand in their place; expected one of them")
     checked = EvalConfig(**settings)
     console = _console()
     # Imported once the options are known to be good: torch and transformers take seconds.

@@ -173,6 +173,8 @@ class EvalConfig:
         return self.max_new_tokens or part.task.max_new_tokens(part.level)
 
     def _check_server(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint: found {self.endpoint!r}, expected http://HOST:PORT")
         if self.endpoint and self.serve:
             raise ConfigError("serve: given with an endpoint, expected one of them")
         if self.server_flags and not self.serve:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlkv.errors import ConfigError
+from rlkv.models import unknown_name
 
 
 @contextmanager
@@ -18,4 +19,5 @@ def loading(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{model}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{model}: cannot be loaded: {reason}{unknown_name(model)}") from error

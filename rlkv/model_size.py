@@ -18,13 +18,13 @@ def model_config(model: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    from rlkv.models import resolve_model
+    from rlkv.models import resolve_model, unknown_name
 
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(resolve_model(model))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--model {model}: found no config: {reason}") from error
+        raise ConfigError(f"--model {model}: found no config: {reason}{unknown_name(model)}") from error
     return config
 
 

@@ -251,6 +251,9 @@ def forecast_hybrid(
 def caveats(dense: Forecast, hybrid: Forecast, load: Load, window: Window) -> list[str]:
     """Why the savings will not show, each in a sentence; empty when they will."""
     found = []
+    if dense.running < 1 or hybrid.running < 1:
+        which = "either cache" if hybrid.running < 1 else "the full cache"
+        found.append(f"no room: {which} holds less than one request, and figures of its speed mean nothing")
     if load.requests is not None and load.requests <= dense.running:
         found.append(
             f"little load: {load.requests} requests fit into the full cache, so saved memory serves nobody"

@@ -37,10 +37,10 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
     Raises:
         DataError: the folder cannot be made or holds measurements of other settings, or a server failed.
     """
-    create(config.out, ["arms"])
     heads = HeadsFile.read(resolve(config.heads))
     model = model_config(config.model)
     heads.check_model(model, config.heads)
+    create(config.out, ["arms"])
     for case in config.cases:
         load = config.workload(case)
         for arm in config.arms:

@@ -37,7 +37,7 @@ def train(
     ] = False,
     **options: Any,
 ) -> None:
-    """Train one gate per KV head and write heads.json.
+    """Train one gate per KV head on AReaL and SGLang servers, and write heads.json.
 
     The same as `rlkv train`, with the same settings, but the responses come from SGLang servers in mixed
     mode (`--rlkv-gates`), AReaL trains, and the gates go to the servers after every step. docs/training.md
@@ -50,9 +50,9 @@ def train(
     from .run import train as run
 
     if dry_run:
+        built = check(config)  # also that AReaL is there
         from .experiment import describe
 
-        built = check(config)
         typer.echo(describe(built))
         try:
             said = forecast(built)

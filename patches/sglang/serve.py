@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -21,6 +23,8 @@ CPU_IMPORTS = Path(__file__).with_name("cpu_imports")
 
 CPU_FLAGS = {"--device": "cpu", "--dtype": "float32", "--mem-fraction-static": "0.2"}
 """Flags that a CPU server gets unless they are given. bfloat16 flips near ties, and gains nothing."""
+
+LAST_PORT = 65535
 
 app = typer.Typer(help="Serve a model with the hybrid cache on a stock SGLang.", add_completion=False)
 
@@ -46,16 +50,56 @@ def serve(
 
     Example: rlkv serve --model tiny-reasoner --rlkv-heads tiny-reasoner --rlkv-sparsity 0.5
     """
-    from rlkv.models import resolve_model
-
     if find_spec("sglang") is None:
         raise ConfigError(
             "rlkv serve: found no sglang, expected it: `make sglang` for a CPU, the extra `serve` for CUDA"
         )
-    flags = with_machine_flags(["--model-path", resolve_model(model), *context.args])
+    check_port(context.args)
+    flags = with_machine_flags(["--model-path", located(model), *context.args])
     command = [sys.executable, "-m", "sglang.launch_server", *flags]
     # Signals and the exit status are the server's own.
     os.execve(command[0], command, server_environment(os.environ, flags))
+
+
+def located(model: str) -> str:
+    """What SGLang takes for a model, which is there.
+
+    Raises:
+        ConfigError: no such folder, nor one on the hub or in its cache.
+    """
+    from rlkv.loading import loading
+    from rlkv.models import resolve_model
+
+    found = resolve_model(model)
+    if not Path(found).is_dir():
+        from transformers.utils import cached_file
+
+        with loading(model):
+            cached_file(found, "config.json")
+    return found
+
+
+def check_port(flags: Sequence[str]) -> None:
+    """Refuse a port that somebody listens on: SGLang would find out once the weights are loaded.
+
+    Raises:
+        ConfigError: it is in use.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", default="30000")
+    found = parser.parse_known_args(list(flags))[0]
+    if not found.port.isdecimal() or int(found.port) > LAST_PORT:
+        return  # SGLang says so
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((found.host, int(found.port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"--port: found {found.port}, on which {found.host} serves already, expected a free one"
+                ) from error
 
 
 def with_machine_flags(flags: Sequence[str]) -> list[str]:

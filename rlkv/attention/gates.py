@@ -109,8 +109,15 @@ def fixed_gates(model: PreTrainedModel, gates: torch.Tensor, window: Window) -> 
 
 
 def gate_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The gates in layer order; fails on a model without them."""
-    return [cast(nn.Parameter, module.gate) for module in attention_modules(model)]
+    """The gates in layer order.
+
+    Raises:
+        UnsupportedError: the model has none.
+    """
+    modules = attention_modules(model)
+    if not hasattr(modules[0], "gate"):
+        raise UnsupportedError(f"{model.config.model_type}: found no gates, expected attach_gates before")
+    return [cast(nn.Parameter, module.gate) for module in modules]
 
 
 def read_gates(model: PreTrainedModel) -> torch.Tensor:

@@ -36,7 +36,7 @@ def show(
 ) -> None:
     """Print what a heads file holds: summary, heat map and the gate of every head."""
     from rlkv.cli import heads_view
-    from rlkv.heads import heat_map, streaming_mask
+    from rlkv.heads import heat_map, streaming_mask, tied_at_cut
 
     heads = _read(file)
     sparsity = heads.recommended_sparsity if sparsity is None else sparsity
@@ -44,6 +44,7 @@ def show(
     if out is not None:
         heat_map(heads.gates, out, title=heads.model.model_id, streaming=streaming)
     heads_view.print_file(heads, sparsity, streaming.tolist())
+    heads_view.print_ties(str(file), tied_at_cut(heads.gates, sparsity))
 
 
 @app.command()

@@ -131,8 +131,10 @@ def load_training_data(path: str) -> Dataset:
         DataError: no such folder or file, a column missing or of another kind, an empty cell, an unknown
             grader, or no rows.
     """
+    if not path:
+        raise DataError("--data: not given, expected a folder written by `rlkv data`")
     if not Path(path).exists():
-        raise DataError(f"{path or 'data'}: no such folder, expected one written by `rlkv data`")
+        raise DataError(f"{path}: no such folder, expected one written by `rlkv data`")
     table = read_table(path, COLUMNS)
     for column in ("prompt", "answer"):
         table = _as_text(table, path, column)

@@ -37,6 +37,13 @@ def resolve_model(name_or_path: str) -> str:
     return name_or_path
 
 
+def unknown_name(name_or_path: str) -> str:
+    """What to add where a model cannot be had: empty for a folder, whose files are the trouble."""
+    if Path(name_or_path).expanduser().is_dir():
+        return ""
+    return f"; neither a folder nor a model shipped with rlkv ({', '.join(shipped_models())})"
+
+
 def looks_like_path(name: str) -> bool:
     """Whether a name can only be a path: hub ids are ``name`` or ``owner/name``."""
     return not name or name.startswith(_PATH_STARTS) or name.endswith("/") or name.count("/") > 1

@@ -145,7 +145,7 @@ class GateTrainer(GRPOTrainer):
             mean_reward = mean_reward.mean()
         weight = penalty_weight(mean_reward, self.gate_config.beta, self.gate_config.reward_threshold).mean()
         norm = l1_norm(gate_parameters(self.accelerator.unwrap_model(model)))
-        self._log_gates(weight)
+        self._metrics["train"]["penalty_weight"].append(weight.item())
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         return loss + weight * norm / self.current_gradient_accumulation_steps
 
@@ -165,12 +165,13 @@ class GateTrainer(GRPOTrainer):
         )
         return logprobs, entropies, None
 
-    def _log_gates(self, weight: torch.Tensor) -> None:
-        gates = read_gates(self.accelerator.unwrap_model(self.model))
-        metrics = self._metrics["train"]
-        metrics["penalty_weight"].append(weight.item())
-        metrics["gate/mean"].append(gates.mean().item())
-        metrics["gate/sparsity_at_0.5"].append((gates < 0.5).float().mean().item())
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """TRL's, with the gates as they are after the step."""
+        if "loss" in logs:
+            gates = read_gates(self.accelerator.unwrap_model(self.model))
+            share = (gates < 0.5).float().mean().item()
+            logs = {**logs, "gate/mean": gates.mean().item(), "gate/sparsity_at_0.5": share}
+        super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the gates alone: the model is frozen and has its own folder."""

@@ -75,7 +75,7 @@ def main(out: Path, scope: str) -> None:
         {
             "out": str(out.parent),
             "group_size": 3,
-            "prompts_per_step": 3,
+            "prompts_per_step": 6,
             "trainer": f"fsdp:d{world}",
             **changes,
         },

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -84,6 +85,7 @@ def test_run_moves_gates_within_bounds_and_writes_what_it_promises(uninterrupted
     stored = {f.name for f in (uninterrupted / f"checkpoint-{STEPS}").iterdir()}
     assert {"gates.safetensors", "optimizer.pt", COMPLETE_MARK} <= stored
     assert "model.safetensors" not in stored
+    assert logged(uninterrupted, "train/gate/mean")[-1] == pytest.approx(sum(flat) / len(flat), rel=1e-5)
     assert logged_names(uninterrupted) >= {
         "train/reward",
         "train/gate/mean",
@@ -94,11 +96,19 @@ def test_run_moves_gates_within_bounds_and_writes_what_it_promises(uninterrupted
 
 
 def logged_names(out: Path) -> set[str]:
+    return set(_events(out).Tags()["scalars"])
+
+
+def logged(out: Path, name: str) -> list[float]:
+    return [event.value for event in _events(out).Scalars(name)]
+
+
+def _events(out: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(next(out.glob("runs/*"))))
     events.Reload()
-    return set(events.Tags()["scalars"])
+    return events
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rlkv_patches.areal.cli import app
 from rlkv_patches.areal.recipe import from_recipe, recipes
 from rlkv_patches.areal.settings import AREAL_PRESETS, ArealConfig
+from typer.testing import CliRunner
 
 from rlkv.errors import ConfigError
 from rlkv.train.config import Advantage, RewardScope, from_preset
@@ -112,3 +114,10 @@ def test_what_changes_gates_counts_towards_the_identity() -> None:
     assert set_one.identity()["overrides"] == ("actor.c_clip=3.0",)
     assert "tokens_per_micro_batch" not in from_recipe("llama-8b-r1", None, {}).identity()
     assert from_recipe("llama-8b-r1", "code", {}).identity()["tokens_per_micro_batch"] == 17408
+
+
+def test_a_dry_run_without_areal_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlkv_patches.areal.run.NEEDED", ("areal_of_nobody",))
+    result = CliRunner().invoke(app, ["tiny-reasoner", "--dry-run"])
+    assert isinstance(result.exception, ConfigError)
+    assert "found no areal_of_nobody, expected it: see docs/training.md" in str(result.exception)

@@ -75,6 +75,11 @@ DROPPERS = (*MODEL, "--methods", "full,r-kv", "--budgets", "0.5")
         (("--samples", "0"), "samples is 0, expected at least 1"),
         (("--serve", "--endpoint", "http://here"), "serve: given with an endpoint, expected one of them"),
         (("--server-flags", "--page-size 16"), "server_flags: given without serve, expected both"),
+        (("--endpoint", "here:30000"), "endpoint: found 'here:30000', expected http://HOST:PORT"),
+        (
+            ("--sparsities", "0.5", "--budgets", "0.5"),
+            "sparsities: given with budgets, which stand in their place",
+        ),
         (("--concurrency", "0"), "concurrency is 0, expected at least 1"),
         (("--config", "none.yaml"), "none.yaml: cannot read: No such file or directory"),
         (("--config", "a-file"), "a-file: found NoneType, expected a mapping"),

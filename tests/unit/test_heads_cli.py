@@ -167,6 +167,11 @@ def test_compare_says_when_ties_decided(files: tuple[Path, Path]) -> None:
     assert f"{files[1]}: " not in output
 
 
+def test_show_says_when_ties_decided(files: tuple[Path, Path]) -> None:
+    assert "2 heads tie at the cut" in rlkv("heads", "show", files[0], "--sparsity", "0.3").output
+    assert "tie" not in rlkv("heads", "show", files[1]).output
+
+
 def test_compare_refuses_files_of_other_models(files: tuple[Path, Path], tmp_path: Path) -> None:
     data = json.loads(files[1].read_text())
     data["model"]["num_layers"] = 2

@@ -137,3 +137,13 @@ def sum_of_parameters() -> int:
 
     with safe_open(MODELS_FOLDER / "tiny-reasoner" / "model.safetensors", "pt") as file:
         return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(2000, "either cache"), (4000, "the full cache")])
+def test_a_cache_without_room_for_one_request_is_pointed_out(tokens: int, expected: str) -> None:
+    load = Load(prompt_tokens=1000, output_tokens=8000, requests=None)  # holds 5,000 tokens on average
+    dense = forecast_dense(tokens * 128, load, 1, SHAPE, weight_bytes=1000, bandwidth=1e6)
+    hybrid = forecast_hybrid(tokens * 128, load, DEMAND, SHAPE, weight_bytes=1000, bandwidth=1e6)
+    assert caveats(dense, hybrid, load, DEMAND.window)[0].startswith(
+        f"no room: {expected} holds less than one"
+    )

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
-from rlkv_patches.sglang.serve import CPU_IMPORTS, cpu_environment, server_environment, with_cpu_flags
+import pytest
+from rlkv_patches.sglang.serve import (
+    CPU_IMPORTS,
+    check_port,
+    cpu_environment,
+    located,
+    server_environment,
+    with_cpu_flags,
+)
+
+from rlkv.errors import ConfigError
+from rlkv.models import MODELS_FOLDER
 
 
 def test_given_flags_win() -> None:
@@ -67,3 +79,23 @@ def test_stand_ins_can_be_imported_and_raise_when_called() -> None:
         "sgl_kernel.assign_req_to_token_pool_cpu: not available on a machine without a GPU",
         "no submodules",
     ]
+
+
+def test_a_port_in_use_is_refused_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flags in (["--port", str(port)], [f"--port={port}", "--host=127.0.0.1"]):
+            with pytest.raises(ConfigError, match=f"--port: found {port}, on which 127.0.0.1 serves already"):
+                check_port(flags)
+    check_port(["--port", str(port)])
+    check_port(["--port", "many"])
+
+
+def test_a_model_that_is_nowhere_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert located("tiny-reasoner") == str(MODELS_FOLDER / "tiny-reasoner")
+    with pytest.raises(ConfigError) as caught:
+        located("tiny-reasonr")
+    said = str(caught.value)
+    assert said.startswith("tiny-reasonr: cannot be loaded: ") and "\n" not in said
+    assert said.endswith("; neither a folder nor a model shipped with rlkv (tiny-reasoner)")
