@@ -85,18 +85,20 @@ def import_tsv(
     train_window: Annotated[
         str, typer.Option(metavar="S+W", help="Window that the gates were trained with.")
     ] = str(PAPER_TRAIN_WINDOW),
-    serve_window: Annotated[str, typer.Option(metavar="S+W", help="Recommended serving window.")] = str(
+    serving_window: Annotated[str, typer.Option(metavar="S+W", help="Recommended to servers.")] = str(
         PAPER_SERVE_WINDOW
     ),
-    sparsity: Annotated[float, typer.Option(help="Recommended fraction of KV heads that stream.")] = 0.5,
+    recommended_sparsity: Annotated[
+        float, typer.Option(help="Recommended fraction of KV heads that stream.")
+    ] = 0.5,
 ) -> None:
     """Turn a published TSV of gates into a heads file."""
     from rlkv.heads import HeadsFile, ModelShape, num_streaming, package_versions, read_tsv
     from rlkv.heads.fields import check_gates, within
     from rlkv.model_size import model_config
 
-    training_window, serving_window = Window.parse(train_window), Window.parse(serve_window)
-    num_streaming(sparsity, num_heads=1)  # refuses a bad sparsity before transformers loads
+    windows = Window.parse(train_window), Window.parse(serving_window)
+    num_streaming(recommended_sparsity, num_heads=1)  # refuses a bad sparsity before transformers loads
     gates = read_tsv(tsv)
     # A local folder's path means nothing elsewhere; its name may.
     name = model_id or (Path(model).resolve().name if Path(model).is_dir() else model)
@@ -106,9 +108,9 @@ def import_tsv(
     heads = HeadsFile(
         model=shape,
         gates=gates,
-        training_window=training_window,
-        serving_window=serving_window,
-        recommended_sparsity=sparsity,
+        training_window=windows[0],
+        serving_window=windows[1],
+        recommended_sparsity=recommended_sparsity,
         provenance=_import_provenance(tsv, package_versions("rlkv", "transformers")),
     )
     heads.write(out)

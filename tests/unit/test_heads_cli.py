@@ -75,9 +75,9 @@ def test_import_takes_windows_sparsity_and_name(model: Path, tmp_path: Path) -> 
     options = [
         "--train-window",
         "64+128",
-        "--serve-window",
+        "--serving-window",
         "32+128",
-        "--sparsity",
+        "--recommended-sparsity",
         "0.4",
         "--model-id",
         "org/m",
@@ -92,8 +92,10 @@ def test_import_takes_windows_sparsity_and_name(model: Path, tmp_path: Path) -> 
 def test_import_refuses(model: Path, tmp_path: Path) -> None:
     tsv, out = tmp_path / "a.tsv", tmp_path / "c.json"
     command = ["heads", "import", tsv, "--model", model, "--out", out]
-    assert refusal(*command, "--sparsity", "1.5") == "sparsity is 1.5, expected a number in [0, 1]"
-    assert refusal(*command, "--serve-window", "16") == (
+    assert (
+        refusal(*command, "--recommended-sparsity", "1.5") == "sparsity is 1.5, expected a number in [0, 1]"
+    )
+    assert refusal(*command, "--serving-window", "16") == (
         "window: found '16', expected SINK+RECENT in tokens, such as 16+64"
     )
     tsv.write_text("0\t1\n0\t1\n")
