@@ -53,8 +53,9 @@ class WholeLogits(Watched):
 
 def started(kind: type[GateActor], dtype: str = "float32", **changes: Any) -> Any:
     settings = {"group_size": 3, "prompts_per_step": GROUPS, "temperature": 0.7, **changes}
-    config = from_recipe("tiny-reasoner", None, settings)
-    actor = kind(experiment(config, MODEL, dtype, 0, "", ("actor.mb_spec.max_tokens_per_mb=100",)).actor)
+    small = {"max_new_tokens": 90, "tokens_per_micro_batch": 100}
+    config = from_recipe("tiny-reasoner", None, settings | small)
+    actor = kind(experiment(config, MODEL, dtype, 0, "").actor)
     actor.create_process_group()
     actor.initialize(None, FinetuneSpec(1, 3, 3))
     gates = read_gates(actor.model)
