@@ -71,11 +71,12 @@ def located(model: str) -> str:
     from rlkv.models import resolve_model
 
     found = resolve_model(model)
-    if not Path(found).is_dir():
+    elsewhere = os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true")
+    if not (elsewhere or Path(found).is_dir()):
         from transformers.utils import cached_file
 
-        with loading(model):
-            cached_file(found, "config.json")
+        with loading(model):  # a model without this file is SGLang's to refuse
+            cached_file(found, "config.json", _raise_exceptions_for_missing_entries=False)
     return found
 
 
