@@ -19,5 +19,5 @@ def loading(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(f"{model}: cannot be loaded: {reason}{unknown_name(model)}") from error

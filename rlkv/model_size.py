@@ -23,7 +23,7 @@ def model_config(model: str) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(resolve_model(model))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(f"--model {model}: found no config: {reason}{unknown_name(model)}") from error
     return config
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -73,10 +74,12 @@ def located(model: str) -> str:
     found = resolve_model(model)
     elsewhere = os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true")
     if not (elsewhere or Path(found).is_dir()):
-        from transformers.utils import cached_file
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        with loading(model):  # a model without this file is SGLang's to refuse
-            cached_file(found, "config.json", _raise_exceptions_for_missing_entries=False)
+        # A model without this file is SGLang's to refuse.
+        with loading(model), suppress(RemoteEntryNotFoundError):
+            hf_hub_download(found, "config.json")
     return found
 
 
