@@ -19,5 +19,9 @@ def loading(model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError(f"{model}: cannot be loaded: {reason}{unknown_name(model)}") from error
+        raise ConfigError(f"{model}: cannot be loaded: {why(model, error)}") from error
+
+
+def why(model: str, error: Exception) -> str:
+    """The first line of what transformers says of a model, and whether its name is known at all."""
+    return f"{str(error).strip().splitlines()[0].rstrip('.')}{unknown_name(model)}"

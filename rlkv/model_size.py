@@ -18,13 +18,13 @@ def model_config(model: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    from rlkv.models import resolve_model, unknown_name
+    from rlkv.loading import why
+    from rlkv.models import resolve_model
 
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(resolve_model(model))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError(f"--model {model}: found no config: {reason}{unknown_name(model)}") from error
+        raise ConfigError(f"--model {model}: found no config: {why(model, error)}") from error
     return config
 
 

@@ -110,17 +110,17 @@ class GateActor(FrozenHeadActor):
             firsts = batch["cu_seqlens"][:-1].long()
             mean = batch[REWARDS][firsts].double().mean()
             self._weights.append(penalty_weight(mean, self.spec.beta, self.spec.reward_threshold))
-            self._gaps += self._logprob_gap(logprobs.detach(), batch)
+            self._gaps.append(self._logprob_gap(logprobs.detach(), batch))
             return loss_fn(logprobs, entropy, batch, **kw)
 
         return super().train_batch(input_, observed, loss_weight_fn)
 
-    def _logprob_gap(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> list[float]:
+    def _logprob_gap(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> float:
         """Largest difference to the server's log-probabilities among tokens of the version trained now."""
         versions = torch.roll(batch["versions"], -1)
         same = batch["loss_mask"].bool() & (versions == self.get_version())
         gap = (logprobs - batch["logprobs"])[same].abs()
-        return [float(gap.max())] if len(gap) else []
+        return float(gap.max()) if len(gap) else NO_GAP
 
     def optimizer_step(self) -> dict[str, float]:
         """Sum the gradients over ranks, add the penalty's, clip, step; AdamW's hook clamps.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 from rlkv_eval.throughput import launch
+from rlkv_patches.sglang.serve import cpu_environment
 from transformers import AutoModelForCausalLM
 
 from rlkv.cache import HybridCache, use_hybrid_cache
@@ -39,6 +43,20 @@ for flags in sys.stdin.read().splitlines():
         print(f"status {end.code}", file=sys.stderr)
 """
 """Reads flags as a server would, one line at a time; importing SGLang takes longer than that."""
+
+
+def run_code(
+    code: str, *arguments: str, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process that can import SGLang on the CPU; options are of ``subprocess.run``."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **cpu_environment(os.environ), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=check,
+        **options,
+    )
 
 
 class Server(launch.Server):

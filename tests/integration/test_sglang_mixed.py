@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import pickle
 import random
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,9 +18,8 @@ from typing import Any
 import pytest
 import torch
 from rlkv_eval.throughput.launch import free_port
-from rlkv_patches.sglang.serve import cpu_environment
 from safetensors.torch import save_file
-from sglang_server import INSTALLED, MODEL, Server, random_tokens
+from sglang_server import INSTALLED, MODEL, Server, random_tokens, run_code
 from tiny_heads import heads_file
 from transformers import AutoModelForCausalLM
 
@@ -331,13 +327,7 @@ asyncio.run(main())
 
 def test_to_continue_during_a_pause_waits_for_it() -> None:
     """With SGLang's own locks; a scheduler that never becomes idle ends the pause all the same."""
-    done = subprocess.run(
-        [sys.executable, "-c", PAUSED_AND_CONTINUED],
-        env={**os.environ, **cpu_environment(os.environ)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_code(PAUSED_AND_CONTINUED)
     assert done.stdout.split() == ["False", "1", "True"]
 
 
@@ -388,14 +378,7 @@ def update_through_a_group(mixed: Mixed, gates: torch.Tensor, folder: Path, rank
     """A trainer in a process of its own broadcasts gates to the server; bad ones first, which are refused."""
     save_file(named(gates), folder / "sent.safetensors")
     where = [mixed.server.url, str(ranks), str(free_port()), "sent", str(folder / "sent.safetensors")]
-    done = subprocess.run(
-        [sys.executable, "-c", TRAINER, *where],
-        env={**os.environ, **cpu_environment(os.environ), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
+    done = run_code(TRAINER, *where, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     joined, bad, good, unknown = json.loads(done.stdout.splitlines()[-1])
     assert joined["success"], joined

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
-from rlkv_patches.sglang.serve import cpu_environment
-from sglang_server import INSTALLED, MODEL, RUN_PARSER
+from sglang_server import INSTALLED, MODEL, RUN_PARSER, run_code
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,14 +25,8 @@ REFUSED = {
 
 
 def test_what_is_not_served_is_refused_in_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_PARSER, "--model-path", str(MODEL), "--device", "cpu"],
-        input="\n".join(REFUSED),
-        env={**os.environ, **cpu_environment(os.environ), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    flags = ["--model-path", str(MODEL), "--device", "cpu"]
+    done = run_code(RUN_PARSER, *flags, input="\n".join(REFUSED))
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.stderr.splitlines().count("status 2") == len(REFUSED)
     for expected, found in zip(REFUSED.values(), errors, strict=True):
@@ -70,13 +59,7 @@ attempt(lambda: process.create_prefix_cache(context))
 
 
 def test_a_scheduler_that_would_not_mix_does_not_start() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN],
-        env={**os.environ, **cpu_environment(os.environ)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_code(BROKEN)
     start = "--rlkv-gates cannot be served, and the server ends: "
     assert done.stdout.splitlines() == [
         start + "a scheduler process has no gates",

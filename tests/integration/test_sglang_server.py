@@ -14,7 +14,7 @@ from rlkv_eval.throughput.client import drive, random_prompts, server_info
 from rlkv_eval.throughput.config import FULL, Workload
 from rlkv_eval.throughput.run import cache_in_use
 from rlkv_patches.sglang.serve import cpu_environment
-from sglang_server import INSTALLED, MODEL, RUN_PARSER, Server
+from sglang_server import INSTALLED, MODEL, RUN_PARSER, Server, run_code
 from tiny_heads import heads_file
 from transformers import DeepseekV2Config, Gemma2Config, LlamaConfig, MistralConfig
 from typer.testing import CliRunner
@@ -171,24 +171,8 @@ def other_models(folder: Path) -> dict[str, str]:
 def test_what_is_not_served_is_refused_in_one_line(heads: Path, tmp_path: Path) -> None:
     """All in one process: importing SGLang takes ten seconds."""
     refused = REFUSED | other_models(tmp_path)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            RUN_PARSER,
-            "--model-path",
-            str(MODEL),
-            "--device",
-            "cpu",
-            "--rlkv-heads",
-            str(heads),
-        ],
-        input="\n".join(refused),
-        env={**os.environ, **cpu_environment(os.environ), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    flags = ["--model-path", str(MODEL), "--device", "cpu", "--rlkv-heads", str(heads)]
+    done = run_code(RUN_PARSER, *flags, input="\n".join(refused))
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.stderr.splitlines().count("status 2") == len(refused)
     for expected, found in zip(refused.values(), errors, strict=True):
@@ -215,13 +199,7 @@ for options, layers in [*((one, 2) for one in odd), ({"sliding_window_size": 64}
 
 
 def test_layers_that_are_not_plain_attention_are_refused_whatever_the_config_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ODD_LAYERS],
-        env={**os.environ, **cpu_environment(os.environ)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_code(ODD_LAYERS)
     assert done.stdout.splitlines() == [
         "{0: '0', 1: '1'}",
         "ModuleList: 0 caps its logits, expected plain causal attention in every layer",
@@ -282,13 +260,7 @@ print("serving")
 
 
 def test_a_hook_that_is_not_in_place_ends_the_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BREAK_A_HOOK],
-        env={**os.environ, **cpu_environment(os.environ)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_code(BREAK_A_HOOK, check=False)
     assert done.returncode != 0
     assert "serving" not in done.stdout
     errors = [

@@ -42,10 +42,7 @@ def check(config: DuoConfig) -> None:
         DataError: the run folder belongs to other settings, or the filler cannot be read.
         ConfigError: no such model, or the settings do not fit it.
     """
-    check_folder(Path(config.out), config)
-    path = resolve_model(config.model)
-    with loading(config.model):
-        contexts_of(config, AutoTokenizer.from_pretrained(path))
+    _prepared(config)
 
 
 def train(config: DuoConfig) -> Path:
@@ -59,11 +56,8 @@ def train(config: DuoConfig) -> Path:
         ConfigError: no such model, or the settings do not fit it or the number of devices.
         UnsupportedError: the model's attention cannot be mixed.
     """
-    out, path = Path(config.out), resolve_model(config.model)
-    check_folder(out, config)
-    with loading(config.model):
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    contexts = contexts_of(config, tokenizer)
+    out = Path(config.out)
+    path, contexts = _prepared(config)
     set_seed(config.seed)
     logging.disable_progress_bar()  # of loading weights: it would tear through ours
     gates = ShardedGates(config, path)
@@ -82,6 +76,15 @@ def train(config: DuoConfig) -> Path:
     written = _write(config, gates, config.steps)
     gates.close()
     return written
+
+
+def _prepared(config: DuoConfig) -> tuple[str, Contexts]:
+    """Where the model is, and the contexts of the run: all that is known without weights."""
+    path = resolve_model(config.model)
+    check_folder(Path(config.out), config)
+    with loading(config.model):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    return path, contexts_of(config, tokenizer)
 
 
 def gate_metrics(gates: torch.Tensor) -> dict[str, float]:
