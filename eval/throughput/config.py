@@ -22,6 +22,9 @@ the server has already."""
 PREFIX_OUTPUT_TOKENS = 64
 """New tokens behind a shared prefix: the first one is what that case is about."""
 
+PREFIX_BURSTS = 5
+"""A burst takes a second, and what happens once, such as loading a kernel, takes a tenth of that."""
+
 FULL = "full"
 """The arm of the stock server; the others go by their sparsity."""
 
@@ -34,11 +37,13 @@ class Workload:
         prompt_tokens: of every prompt, the shared ones included.
         lengths: new tokens of each request.
         shared_tokens: with which all prompts begin, and which the server has before they come.
+        bursts: how often they are sent, with other tokens each time, to take the median burst.
     """
 
     prompt_tokens: int
     lengths: list[int]
     shared_tokens: int = 0
+    bursts: int = 1
 
     @property
     def held_tokens(self) -> int:
@@ -112,7 +117,7 @@ class ThroughputConfig:
             return Workload(PROMPT_TOKENS, [max(1, round(self.length_scale * length)) for length in lengths])
         if case == PREFIX:
             lengths = [PREFIX_OUTPUT_TOKENS] * self.sharing
-            return Workload(self.shared_tokens + self.own_tokens, lengths, self.shared_tokens)
+            return Workload(self.shared_tokens + self.own_tokens, lengths, self.shared_tokens, PREFIX_BURSTS)
         return Workload(self.prompt_tokens, [self.output_tokens] * self.concurrency)
 
 

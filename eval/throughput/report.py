@@ -69,7 +69,7 @@ def _title(config: ThroughputConfig, case: str) -> str:
     if case == PREFIX:
         own = load.prompt_tokens - load.shared_tokens
         shared = f"{load.shared_tokens:,} cached tokens and {own} of their own"
-        return f"{TITLES[case]}: {len(load.lengths)} requests of {shared}"
+        return f"{TITLES[case]}: {len(load.lengths)} requests of {shared}, median of {load.bursts} bursts"
     return (
         f"{TITLES[case]}: {len(load.lengths)} requests of {load.prompt_tokens:,} + {load.lengths[0]:,} tokens"
     )

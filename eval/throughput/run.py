@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +25,7 @@ from .client import drive, random_prompts, server_info
 from .config import FULL, MEMORY, ThroughputConfig, Workload
 from .launch import Server
 from .progress import Progress
+from .timeline import Timeline, first_token
 
 PAGE_SIZE = 1
 ANY_ELEMENT_BYTES = 2
@@ -52,20 +53,36 @@ def measure(config: ThroughputConfig, progress: Progress) -> None:
             flags = server_flags(config, heads, case, arm, load, model.max_position_embeddings)
             with (
                 _server(config, case, arm, flags) as url,
-                progress.of(f"{case} {arm}", sum(load.lengths)) as add,
+                progress.of(f"{case} {arm}", load.bursts * sum(load.lengths)) as add,
             ):
                 cache = cache_in_use(server_info(url), arm, url)
-                shared, prompts = random_prompts(load, model.vocab_size, config.seed)
-                if shared:
-                    drive(url, [shared], [1])
-                timelines = drive(url, prompts, load.lengths, add)
+                bursts = [
+                    _burst(url, load, model.vocab_size, config.seed + burst, add)
+                    for burst in range(load.bursts)
+                ]
             record = {
                 "identity": identity,
                 "flags": flags,
                 "cache": cache,
-                "timelines": [asdict(timeline) for timeline in timelines],
+                "first_token_s": [first_token(timelines) for timelines in bursts],
+                "timelines": [asdict(timeline) for timeline in median_burst(bursts)],
             }
             write_text(path, json.dumps(record) + "\n")
+
+
+def _burst(
+    url: str, load: Workload, vocabulary: int, seed: int, advanced: Callable[[int], None]
+) -> list[Timeline]:
+    """All requests at once, behind a prefix that the server was given before."""
+    shared, prompts = random_prompts(load, vocabulary, seed)
+    if shared:
+        drive(url, [shared], [1])
+    return drive(url, prompts, load.lengths, advanced)
+
+
+def median_burst(bursts: Sequence[list[Timeline]]) -> list[Timeline]:
+    """The burst in the middle by its mean time to the first token."""
+    return sorted(bursts, key=first_token)[len(bursts) // 2]
 
 
 def arm_file(folder: Path, case: str, arm: str) -> Path:
@@ -148,6 +165,7 @@ def _identity(config: ThroughputConfig, heads: HeadsFile, case: str, arm: str) -
         "prompt_tokens": load.prompt_tokens,
         "lengths": load.lengths,
         "shared_tokens": load.shared_tokens,
+        "bursts": load.bursts,
         "kv_tokens": config.kv_tokens if case == MEMORY else 0,
         "chunked_prefill_size": config.chunked_prefill_size,
         "seed": config.seed,

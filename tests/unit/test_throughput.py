@@ -20,7 +20,7 @@ from rlkv_eval.throughput.config import (
 )
 from rlkv_eval.throughput.figures import figures
 from rlkv_eval.throughput.lengths import held_tokens, replay_lengths
-from rlkv_eval.throughput.run import _check_same, _identity, arm_file, server_flags
+from rlkv_eval.throughput.run import _check_same, _identity, arm_file, median_burst, server_flags
 from rlkv_eval.throughput.theory import Cache, Device, simulate
 from rlkv_eval.throughput.timeline import Timeline, end_to_end, while_all_decode, while_requests_wait
 
@@ -179,3 +179,8 @@ def test_graphs_cover_what_runs_at_once(tmp_path: Path) -> None:
         assert "--cuda-graph-max-bs-decode" not in flags[limited.kv_tokens, MEMORY]
         assert flags[0, MEMORY][-2:] == ["--cuda-graph-max-bs-decode", "500"]
         assert flags[0, CONCURRENCY][-2:] == ["--cuda-graph-max-bs-decode", "300"]
+
+
+def test_the_median_burst_is_kept() -> None:
+    bursts = [[Timeline((first, 9.0), (1, 2)), Timeline((1.0, 9.0), (1, 2))] for first in (5.0, 2.0, 3.0)]
+    assert median_burst(bursts)[0].admitted == 3.0
