@@ -34,7 +34,7 @@ case $part in
         model=eval/throughput/shapes/llama-3.1-8b
         flags=(--load-format dummy --skip-tokenizer-init --incremental-streaming-output --grammar-backend none
             --page-size 1 --chunked-prefill-size 8192 --attention-backend flashinfer --context-length 16384
-            --max-running-requests 200 --mem-fraction-static 0.9 --skip-server-warmup --tp "$ranks")
+            --max-running-requests 200 --mem-fraction-static 0.9 --tp "$ranks")
         mkdir -p "$OUT"
         trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
         python3 -m rlkv serve --model $model "${flags[@]}" --max-total-tokens 300000 --port 31000 \

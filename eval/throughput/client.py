@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rlkv.errors import DataError
@@ -92,30 +94,50 @@ async def _drive(
     import httpx
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    bodies = [_body(prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False) as client:
-        start = time.monotonic()
-        requests = [
-            _request(client, list(prompt), length, start, advanced)
-            for prompt, length in zip(prompts, lengths, strict=True)
-        ]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(request) for request in requests]
+        with _no_long_collections():
+            start = time.monotonic()
+            requests = [
+                _request(client, body, length, start, advanced)
+                for body, length in zip(bodies, lengths, strict=True)
+            ]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(request) for request in requests]
     return [task.result() for task in tasks]
 
 
-async def _request(
-    client: httpx.AsyncClient, prompt: list[int], length: int, start: float, advanced: Callable[[int], None]
-) -> Timeline:
+def _body(prompt: Sequence[int], length: int) -> bytes:
     sampling = {
         "temperature": 0,
         "max_new_tokens": length,
         "ignore_eos": True,
         "stream_interval": REPORT_TOKENS,
     }
-    body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
+    body = {"input_ids": list(prompt), "sampling_params": sampling, "stream": True}
+    return json.dumps(body).encode()
+
+
+@contextmanager
+def _no_long_collections() -> Iterator[None]:
+    """Keep what exists out of Python's garbage collections.
+
+    With torch and transformers imported, one takes longer than a server takes to its first token.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+async def _request(
+    client: httpx.AsyncClient, body: bytes, length: int, start: float, advanced: Callable[[int], None]
+) -> Timeline:
     times: list[float] = []
     tokens: list[int] = []
-    async with client.stream("POST", "/generate", json=body) as reply:
+    headers = {"Content-Type": "application/json"}
+    async with client.stream("POST", "/generate", content=body, headers=headers) as reply:
         async for line in reply.aiter_lines():
             found = COMPLETED.search(line)
             if found is None:
