@@ -54,7 +54,7 @@ case $part in
                 --bandwidth $((4300 * ranks)) "$@"
         }
         bench --cases concurrency,prefix --concurrency 96 --out "$OUT"
-        bench --cases concurrency --concurrency 176 --out "$OUT/equal-memory"
+        bench --cases concurrency --concurrency 176 --seed 1 --out "$OUT/equal-memory" # prompts that no cache has
         ;;
     *) echo "gpu_hybrid.sh: found part '$part', see the head of this file" >&2 && exit 2 ;;
 esac
