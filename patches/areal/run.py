@@ -34,7 +34,9 @@ def check(config: ArealConfig) -> GateExperimentConfig:
     """Validate a run without weights, data or workers, and give AReaL's configuration of it.
 
     Raises:
-        ConfigError: a package is missing, AReaL does not know an override, or the GPUs do not do.
+        ConfigError: a package is missing, AReaL does not know an override, the GPUs do not do, or the folder
+            has more steps.
+        DataError: the run folder belongs to other settings.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -45,6 +47,8 @@ def check(config: ArealConfig) -> GateExperimentConfig:
     from .experiment import experiment
     from .orphans import this_process
 
+    check_folder(Path(config.out), config)
+    steps_done(Path(config.out), config)
     model = resolve_model(config.model)
     dtype = _stored_dtype(model) if config.dtype == "auto" else config.dtype
     gpus = torch.cuda.device_count()
@@ -98,8 +102,8 @@ def train(config: ArealConfig) -> Path:
         Path of the run's heads.json.
 
     Raises:
-        ConfigError: see ``check``; fewer steps than the folder has, or a prompt too long for a micro-batch.
-        DataError: the run folder belongs to other settings, or the data is missing or empty.
+        ConfigError: see ``check``; or a prompt is too long for a micro-batch.
+        DataError: see ``check``; or the data is missing or empty.
         TrainingError: a server, a worker or the disk failed; what was learned is in the last checkpoint.
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # AReaL compiles an attention that is not ours
@@ -107,7 +111,6 @@ def train(config: ArealConfig) -> Path:
         warnings.filterwarnings("ignore", category=UserWarning, module=module)
     experiment = check(config)
     out = Path(config.out)
-    check_folder(out, config)
     if steps_done(out, config) == config.steps:
         return _results(config, experiment.actor.path)
     print(forecast(experiment), file=sys.stderr)
@@ -139,7 +142,7 @@ def train(config: ArealConfig) -> Path:
             trainer.close()
     if trainer.unsaved:
         raise TrainingError(f"{out}: the last steps were not saved: {trainer.unsaved}")
-    return _results(config, experiment.actor.path)
+    return trainer.heads_file
 
 
 def _results(config: ArealConfig, model: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,18 +25,18 @@ from rlkv_patches.areal.devices import check_dtype, memory_flags
 from rlkv_patches.areal.experiment import OWNED, experiment
 from rlkv_patches.areal.forecast import forecast, step_seconds, trainer_pass
 from rlkv_patches.areal.recipe import from_recipe
-from rlkv_patches.areal.run import _check_prompts, train
+from rlkv_patches.areal.run import _check_prompts, check, train
 from rlkv_patches.areal.settings import ArealConfig
 from rlkv_patches.areal.trainer import FromStep, GateTrainer
 from rlkv_patches.areal.workflow import GradedWorkflow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlkv.attention.gates import attach_gates, read_gates
-from rlkv.errors import ConfigError
+from rlkv.errors import ConfigError, DataError
 from rlkv.heads import HeadsFile
 from rlkv.models import MODELS_FOLDER
 from rlkv.tiny.problems import TINY_WINDOW
-from rlkv.train.folder import COMPLETE_MARK, last_complete_checkpoint
+from rlkv.train.folder import COMPLETE_MARK, claim_folder, last_complete_checkpoint
 from rlkv.train.forecast import (
     DEVICES,
     DecoderShape,
@@ -157,6 +157,14 @@ def test_a_finished_run_writes_its_results_again_and_starts_nothing(tmp_path: Pa
     assert HeadsFile.read(tmp_path / "heads.json").provenance.steps == 5
     with pytest.raises(ConfigError, match="--steps: found 4, expected at least 5"):
         train(from_recipe("tiny-reasoner", None, settings | {"steps": 4}))
+
+
+def test_a_dry_run_refuses_the_folder_of_other_settings(tmp_path: Path) -> None:
+    started = from_recipe("tiny-reasoner", None, {"out": str(tmp_path), "seed": 3})
+    claim_folder(tmp_path, started)
+    check(started)
+    with pytest.raises(DataError, match=r"config\.json: seed is 3, this run has 4"):
+        check(replace(started, seed=4))
 
 
 def test_data_go_on_where_the_checkpoint_ended_and_then_from_the_beginning() -> None:
