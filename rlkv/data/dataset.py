@@ -163,7 +163,10 @@ def _as_text(table: Dataset, path: str, column: str) -> Dataset:
     kind = getattr(table.features[column], "dtype", "a list")
     if not kind.startswith(("string", "large_string", "int", "uint", "float")):
         raise DataError(f"{path}: column {column} holds {kind}, expected text or numbers")
-    table = table.cast_column(column, import_datasets().Value("string"))
+    if kind != "string":
+        text = {**table.features, column: import_datasets().Value("string")}
+        # In memory: the folder may be read-only, and datasets would leave files in it.
+        table = table.cast(import_datasets().Features(text), keep_in_memory=True)
     for row, value in enumerate(table[column]):
         if not value:
             raise DataError(f"{path}: row {row} has no {column}, expected one in every row")

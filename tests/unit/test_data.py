@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from rlkv.data import (
     PAPER_BUCKETS,
@@ -244,6 +245,11 @@ def test_numbers_are_taken_as_text(tmp_path: Path) -> None:
     rows = [{"prompt": "6 * 7?", "answer": n, "response_length": 3, "bucket": 0} for n in (42, 7)]
     file = write_rows(tmp_path / "numbers.jsonl", rows)
     assert load_training_data(str(file))["answer"] == ["42", "7"]
+    saved = tmp_path / "saved"
+    Dataset.from_list(rows).save_to_disk(str(saved))
+    before = sorted(saved.iterdir())
+    assert load_training_data(str(saved))["answer"] == ["42", "7"]
+    assert sorted(saved.iterdir()) == before  # nothing is left in a folder that is only read
 
 
 @pytest.mark.parametrize(
