@@ -24,7 +24,19 @@ app = typer.Typer(
 app.command()(throughput)
 
 TABLE_WIDTH = 150
-"""Columns that the table needs; a folded row could not be read."""
+"""Of output that goes to no terminal."""
+
+SPARE_COLUMNS = (
+    "unparsed",
+    "incorrect",
+    "overlong",
+    "repetitive",
+    "KV KiB",
+    "length",
+    "p vs full",
+    "95% interval",
+)
+"""What a narrow terminal does not show, in this order."""
 
 
 @app.command(epilog=f"Tasks: {', '.join(task_names())}.")
@@ -107,10 +119,14 @@ def _report(
     folder: Path, console: Console, published: Path | None = None, published_model: str | None = None
 ) -> None:
     from .report import report
+    from .tables import narrow
 
     for table in report(folder, published, published_model):
+        gone = narrow(table, console, SPARE_COLUMNS)
         console.print()
         console.print(table)
+        if gone:
+            console.print(f"not shown at this width, see report.md: {', '.join(gone)}", style="dim")
     console.print(
         f"\nreport: {folder}/report.html, report.md, summary.json and pictures", highlight=False, markup=False
     )
@@ -120,7 +136,7 @@ def _console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal or console.width < TABLE_WIDTH:
+    if not console.is_terminal:
         console.width = TABLE_WIDTH
     return console
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from rlkv_eval.ablation import as_gates
 from rlkv_eval.axis import axis_of
-from rlkv_eval.cli import TABLE_WIDTH
+from rlkv_eval.cli import SPARE_COLUMNS, TABLE_WIDTH
 from rlkv_eval.config import EvalConfig
 from rlkv_eval.folder import Entry, Run, create, keep_problems, read_results, read_run, result_path, write_run
 from rlkv_eval.identity import identity
@@ -26,6 +27,7 @@ from rlkv_eval.published import Published
 from rlkv_eval.records import Sample, open_journal
 from rlkv_eval.report import grouped, report, table
 from rlkv_eval.results import Result, summarise, with_shares
+from rlkv_eval.tables import empty_table, narrow
 from rlkv_eval.tasks import Example
 
 from rlkv.heads import ModelShape, random_mask
@@ -330,3 +332,14 @@ def test_the_axis_ends_where_the_longest_label_does() -> None:
 def test_ablation_gates_keep_the_order_of_the_falls() -> None:
     falls = torch.tensor([[3.0, -0.1, 0.0], [0.0, 0.002, 0.001]], dtype=torch.float64)
     assert as_gates(falls).flatten().tolist() == pytest.approx([1.0, 0.0, 0.2, 0.4, 0.8, 0.6])
+
+
+def test_a_narrow_terminal_shows_the_columns_that_matter_most() -> None:
+    lines = empty_table("n")
+    for name in ("method", "length", "unparsed"):
+        lines.add_column(name, no_wrap=True)
+    lines.add_row("rlkv", "163", "0.0%")
+    whole = deepcopy(lines)
+    assert narrow(whole, Console(width=80), SPARE_COLUMNS) == []
+    assert narrow(lines, Console(width=18), SPARE_COLUMNS) == ["unparsed"]
+    assert [column.header for column in lines.columns] == ["method", "length"]
