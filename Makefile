@@ -53,7 +53,7 @@ $(KVPRESS_VENV)/.installed: pyproject.toml third_party/kvpress-cpu.txt
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh runs/demo
 
-test: sglang
+test: areal
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 # The larger matrices too; the last -m counts.
