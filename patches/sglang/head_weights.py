@@ -8,7 +8,7 @@ output projection are reordered alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ HEAD_ROWS = {("q_proj", "weight"), ("q_proj", "bias"), ("k_proj", "weight"), ("k
 
 HEAD_COLUMNS = {("o_proj", "weight")}
 """Parameters that have a block of columns for each head."""
+
+REORDERED_FORMATS = (None, "flattened_bucket")
+"""Of ``/update_weights_from_tensor``: those that go through the model's ``load_weights``."""
 
 
 def reorder(name: str, tensor: torch.Tensor, order: Sequence[Sequence[int]], head_dim: int) -> torch.Tensor:
@@ -100,6 +103,22 @@ def reorder_on_load(model: Any, model_config: Any, load_config: Any, *rest: Any,
     if load_config.load_format == LoadFormat.DUMMY:
         setattr(model, ATTRIBUTE, order)
     return model
+
+
+def refuse_other_ways(
+    original: Callable[..., tuple[bool, str]],
+    updater: Any,
+    named_tensors: Any,
+    load_format: str | None = None,
+) -> tuple[bool, str]:
+    """No update that goes past ``load_weights`` (around ``WeightUpdater.update_weights_from_tensor``)."""
+    if state().settings.ranks > 1 and load_format not in REORDERED_FORMATS:
+        return False, (
+            f"rlkv: load_format: found {load_format!r}, expected none or 'flattened_bucket': on several "
+            "tensor-parallel ranks heads are in another order, which only load_weights knows; "
+            "the old weights are kept"
+        )
+    return original(updater, named_tensors, load_format)
 
 
 def _missing(seen: set[tuple[int, str]], num_layers: int) -> str | None:

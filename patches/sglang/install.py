@@ -37,6 +37,12 @@ def hooks() -> list[Hook]:
         ),
         Hook("sglang.srt.model_loader.loader._initialize_model", "after", head_weights.reorder_on_load),
         Hook(
+            "sglang.srt.model_executor.model_runner_components.weight_updater"
+            ".WeightUpdater.update_weights_from_tensor",
+            "around",
+            head_weights.refuse_other_ways,
+        ),
+        Hook(
             "sglang.srt.model_executor.pool_configurator.create_memory_pool_configurator",
             "around",
             sizing.create_configurator,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
 import random
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sglang_server import INSTALLED, Server, first_wrong, random_tokens
+from sglang_server import INSTALLED, MODEL, Server, first_wrong, random_tokens
 from tiny_heads import heads_file
 
 from rlkv.window import Window
@@ -61,3 +64,15 @@ def test_ranks_share_the_full_heads_and_agree_on_pools(server: Server) -> None:
     log = server.log.read_text()
     for rank in range(2):
         assert f"of 24 KV heads stream, window 4+28 (rank {rank} of 2)" in log
+
+
+def test_new_weights_come_into_the_order_of_the_ranks_or_not_at_all(server: Server, heads: Path) -> None:
+    assert server.post("/update_weights_from_disk", {"model_path": str(MODEL)})["success"]
+    nothing = base64.b64encode(pickle.dumps([])).decode()
+    body = {"serialized_named_tensors": [nothing] * 2, "load_format": "direct"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.post("/update_weights_from_tensor", body)
+    assert "load_format: found 'direct', expected none or 'flattened_bucket'" in refused.value.read().decode()
+    prompt = random_tokens(random.Random(7), 100)
+    output = server.generate(prompt, 40)["output_ids"]
+    assert first_wrong(heads, SPARSITY, WINDOW, prompt, output) is None
