@@ -18,8 +18,8 @@ say "2/3  Reinforcement learning on the gates: reward right answers, push every 
 show rlkv train --preset demo --data "$out/data" --out "$out/train"
 cp "$out/train/heads.json" "$out/heads.json"
 
-say "3/3  The same problems with a smaller KV cache: these heads against others"
-show rlkv eval run --out "$out" --tasks tiny:easy --n 80 --sparsities 0.5,0.7 --random-seeds 4 \
-  --ablation-problems 16 --heads "rlkv=$out/heads.json" --batch-size 80
+say "3/3  Longer problems with a smaller KV cache: these heads against others"
+show rlkv eval run --out "$out" --tasks tiny:medium --n 64 --sparsities 0.5,0.6 --random-seeds 2 \
+  --ablation-problems 32 --heads "rlkv=$out/heads.json" --batch-size 64
 
 say "Done. Look at $out/accuracy.png and $out/heads.png"
