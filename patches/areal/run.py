@@ -16,7 +16,7 @@ from rlkv.data.dataset import conversations
 from rlkv.errors import ConfigError, TrainingError
 from rlkv.loading import loading
 from rlkv.models import resolve_model
-from rlkv.train.folder import check_folder, claim_folder, make_folder, steps_done
+from rlkv.train.folder import check_folder, claim_folder, heads_path, make_folder, steps_done
 
 from .settings import ArealConfig
 
@@ -142,7 +142,7 @@ def train(config: ArealConfig) -> Path:
             trainer.close()
     if trainer.unsaved:
         raise TrainingError(f"{out}: the last steps were not saved: {trainer.unsaved}")
-    return trainer.heads_file
+    return heads_path(out)
 
 
 def _results(config: ArealConfig, model: str) -> Path:

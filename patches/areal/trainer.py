@@ -59,7 +59,6 @@ class GateTrainer(PPOTrainer):
         self.settings = config
         self.line = line
         self.unsaved = ""
-        self.heads_file: Path  # once there is a checkpoint
         self.out = Path(config.out)
         checkpoint = last_complete_checkpoint(self.out)
         self.first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
@@ -145,7 +144,7 @@ class GateTrainer(PPOTrainer):
         try:
             self.actor.save(self._checkpoint(folder))
             mark_complete(folder)
-            self.heads_file = write_results(self.settings, self.model_config, step)
+            write_results(self.settings, self.model_config, step)
             self._remove_old()
             self.unsaved = ""
         except (OSError, SchedulerError, HeadsFileError, ConfigError) as error:

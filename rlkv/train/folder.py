@@ -67,6 +67,11 @@ def make_folder(out: Path) -> None:
         raise DataError(f"{out}: cannot be made: {error.strerror}, expected a folder to write to") from error
 
 
+def heads_path(out: Path) -> Path:
+    """Where the run's heads file is, once there is a checkpoint."""
+    return out / "heads.json"
+
+
 def checkpoint_folder(out: Path, step: int) -> Path:
     """Where the checkpoint after ``step`` steps lies."""
     return out / f"{PREFIX_CHECKPOINT_DIR}-{step}"
@@ -128,7 +133,7 @@ def write_heads(
     Returns:
         Its path.
     """
-    path = Path(config.out) / "heads.json"
+    path = heads_path(Path(config.out))
     HeadsFile(
         model=ModelShape.from_config(model_config, model_id=config.model, revision=None),
         gates=tuple(map(tuple, gates.tolist())),

@@ -25,6 +25,7 @@ from rlkv.train.folder import (
     checkpoint_folder,
     checkpoint_step,
     claim_folder,
+    heads_path,
     last_complete_checkpoint,
     mark_complete,
     write_heads,
@@ -132,7 +133,7 @@ def _write(config: DuoConfig, gates: ShardedGates, step: int) -> Path:
     values = gates.read()
     if gates.rank == 0:
         write_heads(config, gates.model.config, values, step, str(config.contexts), PACKAGES)
-    return Path(config.out) / "heads.json"
+    return heads_path(Path(config.out))
 
 
 def _agree(value: int) -> int:
